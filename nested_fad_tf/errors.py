@@ -1,0 +1,17 @@
+"""The exceptions users may see; all of them derive from `RewriteError`."""
+
+
+class RewriteError(Exception):
+    """A function could not be rewritten, or what was asked of the rewriter makes no sense."""
+
+
+class OptionsError(RewriteError, ValueError):
+    """An option has a value that is not allowed; the message names the allowed ones."""
+
+
+class VerificationError(RewriteError):
+    """The rewritten function and the original disagree on the same inputs."""
+
+
+class UnsupportedVersionError(RewriteError):
+    """The installed TensorFlow lacks something the rewriter relies on."""

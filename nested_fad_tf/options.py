@@ -1,0 +1,231 @@
+"""What the rewriter may do: one frozen dataclass, and the presets in configs/ that fill it."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib.resources
+import math
+import numbers
+import pathlib
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib.resources.abc import Traversable
+from typing import Any, Literal, Self, get_args
+
+from nested_fad_tf.errors import OptionsError
+
+Strategy = Literal["auto", "forward_ad", "recompute"]
+Fuse = Literal["auto", "xla", "ops"]
+Precision = Literal["exact", "bfloat16", "int8", "int4", "int2"]
+OnError = Literal["fallback", "raise"]
+
+_PRESETS_PACKAGE = "nested_fad_tf.configs"
+_TABLE = "options"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a rewrite may do and what it should aim at.
+
+    Options are values: they compare, hash, and change only through `replace`.
+
+        options = nfad.Options(strategy="recompute")
+        options = nfad.Options.preset("low_memory").replace(verify=True)
+
+    Attributes:
+        strategy: What is kept for the backward pass. "auto" decides for every chain by a minimum
+            cut over inputs, outputs, derivatives and masks; "forward_ad" keeps derivatives, as
+            nested forward-mode AD was published; "recompute" keeps chain inputs.
+        fuse: How a group of element-wise operations runs. "xla" compiles each group, "ops" emits
+            plain operations, "auto" chooses by device and group.
+        precision: How kept derivatives are stored. This version implements "exact" only.
+        budget: What the predicted peak has to fit into. This version implements None only.
+        min_bytes: Tensors smaller than this are left alone.
+        on_error: "fallback" keeps the original function when a rewrite fails, warns once and says
+            why in the report; "raise" raises.
+        verify: Whether the first call runs both versions on the same inputs and variable values
+            and compares what they did.
+        nominal_size: The size that stands in for every unknown dimension when tensors are priced.
+        tradeoff: What a second of extra work in the step costs, in bytes, as a multiple of the
+            built-in price. At 0 bytes alone decide; the larger it is, the more is kept to spare
+            the backward pass the work.
+
+    Raises:
+        OptionsError: If a value is not allowed, or not implemented in this version.
+    """
+
+    strategy: Strategy = "auto"
+    fuse: Fuse = "auto"
+    precision: Precision = "exact"
+    budget: int | float | str | None = None
+    min_bytes: int = 64 * 1024
+    on_error: OnError = "fallback"
+    verify: bool = False
+    nominal_size: int = 32
+    tradeoff: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Checks every field, so that a bad value is named where it was written."""
+        _check_choice("strategy", self.strategy, get_args(Strategy))
+        _check_choice("fuse", self.fuse, get_args(Fuse))
+        _check_choice("precision", self.precision, get_args(Precision))
+        _check_choice("on_error", self.on_error, get_args(OnError))
+        _check_bool("verify", self.verify)
+        _check_int("min_bytes", self.min_bytes, least=0)
+        _check_int("nominal_size", self.nominal_size, least=1)
+        _check_factor("tradeoff", self.tradeoff)
+        _check_implemented(self.precision, self.budget)
+
+    def replace(self, **changes: Any) -> Self:
+        """Returns a copy in which the named options have other values.
+
+        Args:
+            **changes: Options by name.
+
+        Raises:
+            OptionsError: If there is no option of that name, or its value is not allowed.
+        """
+        _check_names(changes, "replace()")
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the options as a dictionary of plain values, as written to JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], *, source: str = "from_dict()") -> Self:
+        """Returns the options in a dictionary; those not in it have their defaults.
+
+        Args:
+            values: Options by name, for example what `to_dict` returned.
+            source: Where they come from, for error messages.
+
+        Raises:
+            OptionsError: If a name is unknown or a value is not allowed.
+        """
+        _check_names(values, source)
+        return cls(**values)
+
+    @classmethod
+    def from_file(cls, path: str | pathlib.Path) -> Self:
+        """Reads options from the [options] table of a TOML file.
+
+        Args:
+            path: The file; configs/exact.toml in the repository is an example.
+
+        Raises:
+            OptionsError: If the file can't be read or holds something that is not an option.
+        """
+        return cls._from_toml(pathlib.Path(path))
+
+    @classmethod
+    def preset(cls, name: str) -> Self:
+        """Returns a named preset.
+
+        Args:
+            name: One of `preset_names()`: "exact", "paper", "recompute", "low_memory".
+
+        Raises:
+            OptionsError: If there is no preset of that name.
+        """
+        names = preset_names()
+        if name not in names:
+            hint = _suggestion(str(name), names)
+            raise OptionsError(f"unknown preset {name!r}{hint}; presets: {', '.join(names)}")
+        return cls._from_toml(_presets_folder() / f"{name}.toml")
+
+    @classmethod
+    def _from_toml(cls, file: Traversable) -> Self:
+        """Reads the [options] table of a file on disk or inside the package."""
+        try:
+            document = tomllib.loads(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise OptionsError(f"cannot read {file}: {error.strerror or error}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise OptionsError(f"{file} is not valid TOML: {error}") from error
+        extra = sorted(set(document) - {_TABLE})
+        table = document.get(_TABLE, {})
+        if extra or not isinstance(table, dict):
+            found = f"; found {', '.join(map(repr, extra))} beside it" if extra else ""
+            raise OptionsError(f"{file}: options belong into a table [{_TABLE}]{found}")
+        return cls.from_dict(table, source=str(file))
+
+
+def preset_names() -> list[str]:
+    """Returns the names that `Options.preset` knows, sorted."""
+    return sorted(
+        entry.name.removesuffix(".toml")
+        for entry in _presets_folder().iterdir()
+        if entry.name.endswith(".toml")
+    )
+
+
+def _presets_folder() -> Traversable:
+    """Returns the folder of the presets, in an installed package or in a source checkout."""
+    try:
+        return importlib.resources.files(_PRESETS_PACKAGE)
+    except ModuleNotFoundError:
+        # A checkout on the path without an installation: configs/ lies next to the package.
+        return pathlib.Path(__file__).resolve().parents[1] / "configs"
+
+
+def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Raises unless the value is one of the allowed names."""
+    if not (isinstance(value, str) and value in allowed):
+        hint = _suggestion(value, allowed) if isinstance(value, str) else ""
+        raise OptionsError(f"{name} is {value!r}{hint}; allowed: {_quoted(allowed)}")
+
+
+def _check_bool(name: str, value: object) -> None:
+    """Raises unless the value is True or False."""
+    if not isinstance(value, bool):
+        raise OptionsError(f"{name} is {value!r}; allowed: True, False")
+
+
+def _check_int(name: str, value: object, *, least: int) -> None:
+    """Raises unless the value is an integer of at least `least`."""
+    # A bool is an int to Python, but nobody means min_bytes=True.
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not (whole and value >= least):  # type: ignore[operator]
+        raise OptionsError(f"{name} is {value!r}; allowed: integers of at least {least}")
+
+
+def _check_factor(name: str, value: object) -> None:
+    """Raises unless the value is a finite number that is not negative."""
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not (number and math.isfinite(value) and value >= 0):  # type: ignore[arg-type,operator]
+        raise OptionsError(f"{name} is {value!r}; allowed: finite numbers of at least 0")
+
+
+def _check_implemented(precision: str, budget: object) -> None:
+    """Raises for options that have their name and meaning, but no implementation yet.
+
+    Taking them and doing nothing would leave the user with a result they did not ask for.
+    """
+    if precision != "exact":
+        raise OptionsError(f"precision={precision!r}: this version supports only precision='exact'")
+    if budget is not None:
+        raise OptionsError(f"budget={budget!r}: this version supports only budget=None")
+
+
+def _check_names(values: Iterable[str], source: str) -> None:
+    """Raises if one of the names is not an option."""
+    known = [field.name for field in dataclasses.fields(Options)]
+    for name in values:
+        if name not in known:
+            hint = _suggestion(name, known)
+            raise OptionsError(
+                f"{source}: unknown option {name!r}{hint}; options: {', '.join(known)}"
+            )
+
+
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    """Returns ' (did you mean ...?)' if a known name is close, else nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _quoted(names: Iterable[str]) -> str:
+    """Returns the names quoted and joined by commas."""
+    return ", ".join(repr(name) for name in names)

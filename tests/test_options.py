@@ -1,0 +1,162 @@
+import dataclasses
+
+import pytest
+
+from nested_fad_tf import options as options_lib
+from nested_fad_tf.errors import OptionsError, RewriteError
+from nested_fad_tf.options import Options
+
+
+def test_defaults_are_those_of_the_documentation():
+    assert Options().to_dict() == {
+        "strategy": "auto",
+        "fuse": "auto",
+        "precision": "exact",
+        "budget": None,
+        "min_bytes": 65536,
+        "on_error": "fallback",
+        "verify": False,
+        "nominal_size": 32,
+        "tradeoff": 1.0,
+    }
+
+
+def test_options_are_values():
+    assert Options() == Options()
+    assert hash(Options()) == hash(Options())
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Options().strategy = "recompute"
+
+
+def test_replace_leaves_the_original_alone():
+    original = Options()
+    changed = original.replace(strategy="recompute", verify=True)
+    assert (changed.strategy, changed.verify) == ("recompute", True)
+    assert original == Options()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("strategy", "autoo", "'auto', 'forward_ad', 'recompute'"),
+        ("strategy", None, "'auto', 'forward_ad', 'recompute'"),
+        ("fuse", "jit", "'auto', 'xla', 'ops'"),
+        ("precision", "float8", "'exact', 'bfloat16', 'int8', 'int4', 'int2'"),
+        ("on_error", "ignore", "'fallback', 'raise'"),
+        ("verify", 1, "True, False"),
+        ("min_bytes", -1, "integers of at least 0"),
+        ("min_bytes", True, "integers of at least 0"),
+        ("min_bytes", 1.5, "integers of at least 0"),
+        ("nominal_size", 0, "integers of at least 1"),
+        ("tradeoff", -0.5, "finite numbers of at least 0"),
+        ("tradeoff", float("nan"), "finite numbers of at least 0"),
+        ("tradeoff", "1", "finite numbers of at least 0"),
+    ],
+)
+def test_a_bad_value_is_refused_and_the_allowed_ones_named(name, value, allowed):
+    with pytest.raises(OptionsError) as caught:
+        Options(**{name: value})
+    assert name in str(caught.value)
+    assert allowed in str(caught.value)
+
+
+def test_an_options_error_is_a_rewrite_error_and_a_value_error():
+    with pytest.raises(RewriteError):
+        Options(strategy="no")
+    with pytest.raises(ValueError):
+        Options(strategy="no")
+
+
+def test_a_near_miss_gets_a_suggestion():
+    with pytest.raises(OptionsError, match="did you mean 'recompute'"):
+        Options(strategy="recompue")
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "int8", "int4", "int2"])
+def test_precisions_to_come_are_refused(precision):
+    with pytest.raises(OptionsError, match="only precision='exact'"):
+        Options(precision=precision)
+
+
+@pytest.mark.parametrize("budget", [1, 0.5, "6GiB"])
+def test_budgets_to_come_are_refused(budget):
+    with pytest.raises(OptionsError, match="only budget=None"):
+        Options(budget=budget)
+
+
+def test_replace_refuses_unknown_names():
+    with pytest.raises(OptionsError, match=r"unknown option 'stategy' .did you mean 'strategy'"):
+        Options().replace(stategy="auto")
+
+
+def test_dictionary_round_trip():
+    options = Options(strategy="forward_ad", min_bytes=0)
+    assert Options.from_dict(options.to_dict()) == options
+
+
+def test_the_documented_presets_exist():
+    assert {"exact", "paper", "recompute", "low_memory"} <= set(options_lib.preset_names())
+
+
+@pytest.mark.parametrize("name", options_lib.preset_names())
+def test_every_preset_loads(name):
+    assert isinstance(Options.preset(name), Options)
+
+
+def test_presets_say_what_their_names_promise():
+    assert Options.preset("exact") == Options()
+    assert Options.preset("paper").strategy == "forward_ad"
+    assert Options.preset("recompute").strategy == "recompute"
+    low_memory = Options.preset("low_memory")
+    assert low_memory.strategy == "auto"
+    assert low_memory.min_bytes < Options().min_bytes
+    assert low_memory.tradeoff == 0
+
+
+def test_an_unknown_preset_is_refused_with_a_suggestion():
+    with pytest.raises(OptionsError) as caught:
+        Options.preset("papr")
+    assert "did you mean 'paper'" in str(caught.value)
+    assert "low_memory" in str(caught.value)
+
+
+def test_a_preset_name_is_no_path():
+    with pytest.raises(OptionsError, match="unknown preset"):
+        Options.preset("../configs/exact")
+
+
+def test_presets_are_found_without_an_installation(monkeypatch):
+    def missing(package):
+        raise ModuleNotFoundError(package)
+
+    monkeypatch.setattr(options_lib.importlib.resources, "files", missing)
+    assert Options.preset("exact") == Options()
+
+
+def test_from_file(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('[options]\nstrategy = "recompute"\nmin_bytes = 0\n')
+    assert Options.from_file(path) == Options(strategy="recompute", min_bytes=0)
+    assert Options.from_file(str(path)) == Options(strategy="recompute", min_bytes=0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[options\n", "not valid TOML"),
+        ('strategy = "auto"\n', r"table \[options\]; found 'strategy'"),
+        ("options = 3\n", r"table \[options\]"),
+        ("[options]\nstrategi = 1\n", "unknown option 'strategi'"),
+        ('[options]\nstrategy = "no"\n', "strategy is 'no'"),
+    ],
+)
+def test_from_file_says_what_is_wrong(tmp_path, text, message):
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    with pytest.raises(OptionsError, match=message):
+        Options.from_file(path)
+
+
+def test_from_file_of_a_missing_file(tmp_path):
+    with pytest.raises(OptionsError, match=r"cannot read .*nothing.toml: No such file"):
+        Options.from_file(tmp_path / "nothing.toml")
