@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from nested_fad_tf.ops.entry import Attr, Cost, Elementwise, Partials, binary, plain, unary
+from nested_fad_tf.ops.entry import Attr, Cost, Elementwise, Partials, binary, opaque, unary
 from nested_fad_tf.ops.expr import Const, Expr, Operand, both, fn, select
 
 CHEAP, MEDIUM, DEAR = Cost.CHEAP, Cost.MEDIUM, Cost.DEAR
@@ -48,7 +48,8 @@ def _leaky_factor(x: Expr, attr: Attr) -> Expr:
 
 
 def _leaky(x: tuple[Expr, ...], y: Expr, attr: Attr) -> Partials:
-    return (_leaky_factor(x[0], attr),)
+    # The output has the input's sign, and is more often kept anyway.
+    return (_leaky_factor(y if attr("alpha") >= 0 else x[0], attr),)
 
 
 def _leaky_grad(x: tuple[Expr, ...], y: Expr, attr: Attr) -> Partials:
@@ -76,8 +77,8 @@ TABLE: Final[dict[str, Elementwise]] = {
     # Activations.
     "Elu": unary(MEDIUM, lambda x, y: _elu_factor(y)),
     "FakeQuantWithMinMaxArgs": Elementwise(MEDIUM, _fake_quant),
-    "FakeQuantWithMinMaxVars": plain(MEDIUM),
-    "FakeQuantWithMinMaxVarsPerChannel": plain(MEDIUM),
+    "FakeQuantWithMinMaxVars": opaque(MEDIUM),
+    "FakeQuantWithMinMaxVarsPerChannel": opaque(MEDIUM),
     "LeakyRelu": Elementwise(CHEAP, _leaky),
     "Relu": unary(CHEAP, lambda x, y: _step(y)),
     "Relu6": unary(CHEAP, lambda x, y: _inside6(y)),

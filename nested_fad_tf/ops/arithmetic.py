@@ -10,7 +10,17 @@ from __future__ import annotations
 
 from typing import Final
 
-from nested_fad_tf.ops.entry import ALL, Attr, Cost, Elementwise, Partials, binary, plain, unary
+from nested_fad_tf.ops.entry import (
+    ALL,
+    Attr,
+    Cost,
+    Elementwise,
+    Partials,
+    binary,
+    discrete,
+    opaque,
+    unary,
+)
 from nested_fad_tf.ops.expr import Const, Expr, equal, fn, select
 
 CHEAP, MEDIUM, DEAR = Cost.CHEAP, Cost.MEDIUM, Cost.DEAR
@@ -24,6 +34,13 @@ def _all_ones(x: tuple[Expr, ...], y: Expr, attr: Attr) -> Partials:
 
 def _select(x: tuple[Expr, ...], y: Expr, attr: Attr) -> Partials:
     return None, select(x[0], 1, 0), select(x[0], 0, 1)
+
+
+def _select_rows(x: tuple[Expr, ...], y: Expr, attr: Attr) -> Partials:
+    """Like `_select`, for the op whose condition may be a vector with one element a row."""
+    condition, a, _ = x
+    ones, zeros = fn("OnesLike", a), fn("ZerosLike", a)
+    return None, fn("Select", condition, ones, zeros), fn("Select", condition, zeros, ones)
 
 
 def _clip(x: tuple[Expr, ...], y: Expr, attr: Attr) -> Partials:
@@ -61,12 +78,12 @@ TABLE: Final[dict[str, Elementwise]] = {
     "BiasAddV1": Elementwise(CHEAP, _all_ones, (0, 1), joint=True),
     "Cast": Elementwise(CHEAP, _cast, (0,)),
     "Neg": unary(CHEAP, lambda x, y: -1, linear=(0,)),
-    "Select": Elementwise(CHEAP, _select, (1, 2), joint=True),
+    "Select": Elementwise(CHEAP, _select_rows, (1, 2), joint=True),
     "SelectV2": Elementwise(CHEAP, _select, (1, 2), joint=True),
     "Sub": binary(CHEAP, lambda a, b, y: (1, -1), (0, 1), joint=True),
     # Products and quotients.
     "Mul": binary(CHEAP, lambda a, b, y: (b, a), (0, 1)),
-    "MulNoNan": binary(CHEAP, lambda a, b, y: (b, fn("MulNoNan", a, fn("OnesLike", b)))),
+    "MulNoNan": binary(CHEAP, lambda a, b, y: (b, a)),
     "Square": unary(CHEAP, lambda x, y: 2 * x),
     "SquaredDifference": binary(CHEAP, lambda a, b, y: (2 * (a - b), -(2 * (a - b)))),
     "Div": binary(MEDIUM, lambda a, b, y: (1 / b, -a / b / b), (0,)),
@@ -78,9 +95,9 @@ TABLE: Final[dict[str, Elementwise]] = {
     "Reciprocal": unary(MEDIUM, lambda x, y: -(y * y)),
     "FloorMod": binary(MEDIUM, lambda a, b, y: (1, -fn("FloorDiv", a, b))),
     "FloorDiv": binary(MEDIUM, lambda a, b, y: (0, 0)),
-    "TruncateDiv": plain(MEDIUM),
-    "Mod": plain(MEDIUM),
-    "TruncateMod": plain(MEDIUM),
+    "TruncateDiv": opaque(MEDIUM),
+    "Mod": opaque(MEDIUM),
+    "TruncateMod": opaque(MEDIUM),
     "Xdivy": binary(
         MEDIUM, lambda a, b, y: (fn("Xdivy", _nonzero(a), b), fn("Xdivy", -a, fn("Square", b)))
     ),
@@ -103,33 +120,33 @@ TABLE: Final[dict[str, Elementwise]] = {
     "Sign": unary(CHEAP, lambda x, y: 0),
     "ZerosLike": unary(CHEAP, lambda x, y: 0),
     # Booleans, integers and bits.
-    "ApproximateEqual": plain(CHEAP),
-    "BitwiseAnd": plain(CHEAP),
-    "BitwiseOr": plain(CHEAP),
-    "BitwiseXor": plain(CHEAP),
-    "Bucketize": plain(MEDIUM),
-    "DataFormatDimMap": plain(CHEAP),
-    "Equal": plain(CHEAP),
-    "Greater": plain(CHEAP),
-    "GreaterEqual": plain(CHEAP),
-    "Invert": plain(CHEAP),
-    "IsFinite": plain(CHEAP),
-    "IsInf": plain(CHEAP),
-    "IsNan": plain(CHEAP),
-    "LeftShift": plain(CHEAP),
-    "Less": plain(CHEAP),
-    "LessEqual": plain(CHEAP),
-    "LogicalAnd": plain(CHEAP),
-    "LogicalNot": plain(CHEAP),
-    "LogicalOr": plain(CHEAP),
-    "NotEqual": plain(CHEAP),
-    "PopulationCount": plain(CHEAP),
-    "RightShift": plain(CHEAP),
+    "ApproximateEqual": discrete(CHEAP),
+    "BitwiseAnd": discrete(CHEAP),
+    "BitwiseOr": discrete(CHEAP),
+    "BitwiseXor": discrete(CHEAP),
+    "Bucketize": discrete(MEDIUM),
+    "DataFormatDimMap": discrete(CHEAP),
+    "Equal": discrete(CHEAP),
+    "Greater": discrete(CHEAP),
+    "GreaterEqual": discrete(CHEAP),
+    "Invert": discrete(CHEAP),
+    "IsFinite": discrete(CHEAP),
+    "IsInf": discrete(CHEAP),
+    "IsNan": discrete(CHEAP),
+    "LeftShift": discrete(CHEAP),
+    "Less": discrete(CHEAP),
+    "LessEqual": discrete(CHEAP),
+    "LogicalAnd": discrete(CHEAP),
+    "LogicalNot": discrete(CHEAP),
+    "LogicalOr": discrete(CHEAP),
+    "NotEqual": discrete(CHEAP),
+    "PopulationCount": discrete(CHEAP),
+    "RightShift": discrete(CHEAP),
     # Complex numbers: their derivatives are no single factor.
-    "Angle": plain(DEAR),
-    "Complex": plain(CHEAP),
-    "ComplexAbs": plain(MEDIUM),
-    "Conj": plain(CHEAP),
-    "Imag": plain(CHEAP),
-    "Real": plain(CHEAP),
+    "Angle": opaque(DEAR),
+    "Complex": opaque(CHEAP),
+    "ComplexAbs": opaque(MEDIUM),
+    "Conj": opaque(CHEAP),
+    "Imag": opaque(CHEAP),
+    "Real": opaque(CHEAP),
 }

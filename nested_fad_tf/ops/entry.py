@@ -39,12 +39,15 @@ class Elementwise:
         joint: Whether it is linear in those inputs taken together (a sum, the branches of a
             select), so that an input which is no cotangent would be an offset rather than a
             factor.
+        discrete: Whether the result is boolean or integer whatever the inputs are, so that
+            nothing is differentiated through it.
     """
 
     cost: Cost
     partials: Rule | None = None
     linear: tuple[int, ...] = ()
     joint: bool = False
+    discrete: bool = False
 
 
 def linear_inputs(entry: Elementwise, arity: int) -> tuple[int, ...]:
@@ -104,8 +107,20 @@ def binary(
     return Elementwise(cost, partials, linear, joint)
 
 
-def plain(cost: Cost) -> Elementwise:
-    """A line for an op that isn't differentiable: its result is boolean, integer or complex.
+def discrete(cost: Cost) -> Elementwise:
+    """A line for an op with a boolean or integer result.
+
+    Args:
+        cost: Class of its price.
+
+    Returns:
+        The line.
+    """
+    return Elementwise(cost, discrete=True)
+
+
+def opaque(cost: Cost) -> Elementwise:
+    """A line for an op whose derivative can't be written as one factor an input.
 
     Args:
         cost: Class of its price.

@@ -1,22 +1,25 @@
 """Symbolic expressions for derivative rules.
 
-A rule such as ``1 - y * y`` has to be printed, simplified, priced and turned into graph nodes, so it is data: a small tree
-of TensorFlow op types over leaves. Leaves can be any hashable object; the tables use `Leaf("x0")` and `Leaf("y")`, the
-planner substitutes values of the graph.
+A rule such as ``1 - y * y`` has to be printed, simplified, priced and turned into graph nodes, so
+it is data: a small tree of TensorFlow op types over leaves. Leaves can be any hashable object; the
+tables use whatever the caller hands in, the planner substitutes values of the graph.
+
+Equal expressions are one object (`Apply` is interned), so comparing and hashing them takes the same
+time however large they are, and what two formulas have in common is found by putting them in a
+dictionary.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable, Mapping
-from typing import Any, Union
-
-Number = Union[int, float]
+import weakref
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from typing import Any, Final
 
 
 @dataclasses.dataclass(frozen=True)
 class Expr:
-    """An expression. Operators build larger ones and fold what is trivial (``x * 1``, ``x + 0``, ``-(-x)``)."""
+    """An expression. Operators build larger ones, folding ``x * 1``, ``x + 0``, ``-(-x)``."""
 
     def __add__(self, other: Operand) -> Expr:
         """Adds, dropping zeros."""
@@ -44,12 +47,11 @@ class Expr:
 
     def __truediv__(self, other: Operand) -> Expr:
         """Divides; a division by one is dropped."""
-        other = wrap(other)
-        return self if is_const(other, 1) else Apply("RealDiv", (self, other))
+        return div(self, wrap(other))
 
     def __rtruediv__(self, other: Operand) -> Expr:
         """Divides."""
-        return Apply("RealDiv", (wrap(other), self))
+        return div(wrap(other), self)
 
     def __neg__(self) -> Expr:
         """Negates; a double negation is dropped."""
@@ -72,7 +74,8 @@ class Expr:
         return Apply("LessEqual", (self, wrap(other)))
 
 
-Operand = Union[Expr, int, float]
+Number = int | float
+Operand = Expr | int | float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +100,21 @@ class Const(Expr):
         return f"{self.number:g}"
 
 
-@dataclasses.dataclass(frozen=True)
+_INFIX: Final[Mapping[str, str]] = {
+    "AddV2": "+",
+    "Equal": "==",
+    "Greater": ">",
+    "GreaterEqual": ">=",
+    "Less": "<",
+    "LessEqual": "<=",
+    "LogicalAnd": "&",
+    "Mul": "*",
+    "RealDiv": "/",
+    "Sub": "-",
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Apply(Expr):
     """A TensorFlow op applied to expressions.
 
@@ -111,19 +128,56 @@ class Apply(Expr):
     args: tuple[Expr, ...]
     attrs: tuple[tuple[str, Any], ...] = ()
 
+    def __new__(
+        cls, op_type: str, args: tuple[Expr, ...], attrs: tuple[tuple[str, Any], ...] = ()
+    ) -> Apply:
+        """Gives the expression that was made of the same parts before, if it is still in use."""
+        parts = (op_type, args, attrs)
+        found = _INTERNED.get(parts)
+        if found is None:
+            found = super().__new__(cls)
+            # The parts' hash rather than the address, so that sets are ordered alike in every run.
+            object.__setattr__(found, "_hash", hash(parts))
+            _INTERNED[parts] = found
+        return found
+
+    def __hash__(self) -> int:
+        """The hash of the parts, computed once."""
+        return self._hash  # type: ignore[attr-defined]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and unpickles through the constructor, so that the result is interned too."""
+        return Apply, (self.op_type, self.args, self.attrs)
+
     def __str__(self) -> str:
         """The formula, infix where there is an operator for it."""
-        sign = {
-            "Mul": "*",
-            "AddV2": "+",
-            "Sub": "-",
-            "RealDiv": "/",
-            "Greater": ">",
-            "Less": "<",
-        }.get(self.op_type)
-        if sign and len(self.args) == 2:
-            return f"({self.args[0]} {sign} {self.args[1]})"
-        return f"{self.op_type}({', '.join(map(str, self.args))})"
+        return _formula(self, _PRINTED_DEPTH)
+
+    def __repr__(self) -> str:
+        """The formula: the fields in full would fill pages."""
+        return f"<{self}>"
+
+
+_INTERNED: Final[weakref.WeakValueDictionary[Hashable, Apply]] = weakref.WeakValueDictionary()
+
+
+# Deeper than any rule. The text of a long chain would grow exponentially, as shared parts are
+# written out wherever they occur.
+_PRINTED_DEPTH: Final = 10
+
+
+def _formula(expr: Expr, depth: int) -> str:
+    """Formats an expression down to a depth."""
+    if not isinstance(expr, Apply):
+        return str(expr)
+    if not depth:
+        return "..."
+    args = [_formula(a, depth - 1) for a in expr.args]
+    if expr.op_type in _INFIX:
+        return f"({args[0]} {_INFIX[expr.op_type]} {args[1]})"
+    if expr.op_type == "Neg":
+        return f"-{args[0]}"
+    return f"{expr.op_type}({', '.join(args)})"
 
 
 def wrap(operand: Operand) -> Expr:
@@ -175,6 +229,11 @@ def mul(a: Expr, b: Expr) -> Expr:
     return Apply("Mul", (a, b))
 
 
+def div(a: Expr, b: Expr) -> Expr:
+    """``a / b``, folded."""
+    return a if is_const(b, 1) else Apply("RealDiv", (a, b))
+
+
 def neg(a: Expr) -> Expr:
     """``-a``, folded."""
     if isinstance(a, Const):
@@ -182,6 +241,26 @@ def neg(a: Expr) -> Expr:
     if isinstance(a, Apply) and a.op_type == "Neg":
         return a.args[0]
     return Apply("Neg", (a,))
+
+
+def scale(factor: Expr, by: Expr) -> Expr:
+    """``factor * by``, going inside selections.
+
+    A mask is a selection between one and zero. Multiplying by it would turn an infinite `by` that
+    is masked out into a nan (0 * inf); selecting between `by` and zero is what TensorFlow's own
+    gradients do.
+
+    Args:
+        factor: What `by` is multiplied with; selections in it are kept outermost.
+        by: The other factor, such as an incoming gradient.
+
+    Returns:
+        The product.
+    """
+    if isinstance(factor, Apply) and factor.op_type == "SelectV2":
+        condition, a, b = factor.args
+        return Apply("SelectV2", (condition, scale(a, by), scale(b, by)))
+    return mul(factor, by)
 
 
 def fn(op_type: str, *args: Operand, **attrs: Any) -> Expr:
@@ -195,7 +274,7 @@ def select(condition: Expr, a: Operand, b: Operand) -> Expr:
 
 
 def equal(a: Expr, b: Operand) -> Expr:
-    """Whether ``a == b``; the result is boolean; not ``==``, which compares expressions."""
+    """Whether ``a`` and ``b`` have the same value, element by element; the result is boolean."""
     return Apply("Equal", (a, wrap(b)))
 
 
@@ -204,20 +283,25 @@ def both(a: Expr, b: Expr) -> Expr:
     return Apply("LogicalAnd", (a, b))
 
 
+def subexpressions(expr: Expr) -> Iterator[Expr]:
+    """Every distinct part of an expression, arguments before what is made of them."""
+    seen: set[Expr] = set()
+    stack = [(expr, False)]
+    while stack:
+        item, args_done = stack.pop()
+        if item in seen:
+            continue
+        if args_done or not isinstance(item, Apply):
+            seen.add(item)
+            yield item
+        else:
+            stack.append((item, True))
+            stack.extend((a, False) for a in reversed(item.args))
+
+
 def leaves(expr: Expr) -> set[Hashable]:
     """The keys of all leaves of an expression."""
-    found: set[Hashable] = set()
-    stack, seen = [expr], set()
-    while stack:
-        item = stack.pop()
-        if id(item) in seen:
-            continue
-        seen.add(id(item))
-        if isinstance(item, Leaf):
-            found.add(item.key)
-        elif isinstance(item, Apply):
-            stack.extend(item.args)
-    return found
+    return {item.key for item in subexpressions(expr) if isinstance(item, Leaf)}
 
 
 def substitute(
@@ -228,7 +312,7 @@ def substitute(
     Args:
         expr: The expression.
         leaf: Gives for a leaf's key what stands there instead.
-        memo: Shared between calls so that common subexpressions stay common.
+        memo: Shared between calls (with the same `leaf`) so that no part is walked twice.
 
     Returns:
         The new expression.
@@ -236,19 +320,27 @@ def substitute(
     memo = {} if memo is None else memo
     if expr in memo:
         return memo[expr]
-    if isinstance(expr, Leaf):
-        result = leaf(expr.key)
-    elif isinstance(expr, Apply):
-        result = rebuild(
-            expr.op_type, tuple(substitute(a, leaf, memo) for a in expr.args), expr.attrs
-        )
-    else:
-        result = expr
-    memo[expr] = result
-    return result
+    for item in subexpressions(expr):
+        if item in memo:
+            continue
+        if isinstance(item, Leaf):
+            memo[item] = leaf(item.key)
+        elif isinstance(item, Apply):
+            memo[item] = rebuild(item.op_type, tuple(memo[a] for a in item.args), item.attrs)
+        else:
+            memo[item] = item
+    return memo[expr]
+
+
+_FOLDS: Final[Mapping[str, Callable[..., Expr]]] = {
+    "AddV2": add,
+    "Mul": mul,
+    "Neg": neg,
+    "RealDiv": div,
+    "Sub": sub,
+}
 
 
 def rebuild(op_type: str, args: tuple[Expr, ...], attrs: tuple[tuple[str, Any], ...]) -> Expr:
     """Makes an `Apply`, folding what the operators fold."""
-    folds: Mapping[str, Callable[..., Expr]] = {"AddV2": add, "Sub": sub, "Mul": mul, "Neg": neg}
-    return folds[op_type](*args) if op_type in folds else Apply(op_type, args, attrs)
+    return _FOLDS[op_type](*args) if op_type in _FOLDS else Apply(op_type, args, attrs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from nested_fad_tf.ops.entry import Attr, Cost, Elementwise, Partials, binary, plain, unary
+from nested_fad_tf.ops.entry import Attr, Cost, Elementwise, Partials, binary, opaque, unary
 from nested_fad_tf.ops.expr import Expr, equal, fn, select
 
 CHEAP, MEDIUM, DEAR = Cost.CHEAP, Cost.MEDIUM, Cost.DEAR
@@ -85,10 +85,10 @@ TABLE: Final[dict[str, Elementwise]] = {
     "Digamma": unary(DEAR, lambda x, y: fn("Polygamma", fn("OnesLike", x), x)),
     "Igamma": binary(DEAR, lambda a, x, y: (fn("IgammaGradA", a, x), _igamma_by_x(a, x))),
     "Igammac": binary(DEAR, lambda a, x, y: (-fn("IgammaGradA", a, x), -_igamma_by_x(a, x))),
-    "IgammaGradA": plain(DEAR),
+    "IgammaGradA": opaque(DEAR),
     "Lgamma": unary(DEAR, lambda x, y: fn("Digamma", x)),
     "Polygamma": binary(DEAR, lambda n, x, y: (None, fn("Polygamma", n + 1, x))),
-    "RandomGammaGrad": plain(DEAR),
+    "RandomGammaGrad": opaque(DEAR),
     "Zeta": binary(DEAR, lambda s, q, y: (None, -s * fn("Zeta", s + 1, q))),
     # Integrals.
     "Expint": unary(DEAR, lambda x, y: _exp(x) / x),
