@@ -1,0 +1,1 @@
+"""The command line: `nested-fad-tf`, the same as `python -m nested_fad_tf`."""

@@ -1,0 +1,62 @@
+"""Checks on flag values that several commands share."""
+
+from __future__ import annotations
+
+import difflib
+import pathlib
+from collections.abc import Iterable
+
+from nested_fad_tf.cli.command import UsageError
+from nested_fad_tf.options import Options, preset_names
+
+
+def one_of(flag: str, value: str, known: Iterable[str]) -> str:
+    """Returns the value if it is known.
+
+    Args:
+        flag: The flag's name, for the message.
+        value: What the user gave.
+        known: What is allowed.
+
+    Raises:
+        UsageError: If it isn't, with the allowed values and a suggestion.
+    """
+    names = list(known)
+    if value not in names:
+        close = difflib.get_close_matches(value, names, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise UsageError(f"--{flag}={value}{hint}; known: {', '.join(names)}")
+    return value
+
+
+def options(preset: str) -> Options:
+    """Returns the options of --preset: a preset's name, or the path of a TOML file.
+
+    Args:
+        preset: What the user gave.
+
+    Raises:
+        UsageError: If it is neither.
+    """
+    if preset.endswith(".toml"):
+        return Options.from_file(preset)
+    return Options.preset(one_of("preset", preset, preset_names()))
+
+
+def writable(flag: str, path: str | None) -> pathlib.Path | None:
+    """Returns the path of a file that is to be written at the end.
+
+    Args:
+        flag: The flag's name, for the message.
+        path: What the user gave, or None.
+
+    Raises:
+        UsageError: If its folder doesn't exist. Better now than after minutes of training.
+    """
+    if path is None:
+        return None
+    file = pathlib.Path(path)
+    if file.is_dir() or not file.parent.is_dir():
+        what = "is a folder" if file.is_dir() else f"folder {file.parent} does not exist"
+        raise UsageError(f"--{flag}={path}: {what}")
+    return file

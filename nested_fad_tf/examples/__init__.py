@@ -1,0 +1,1 @@
+"""Real models on data that comes with Python packages, for `nested-fad-tf train` and tests."""

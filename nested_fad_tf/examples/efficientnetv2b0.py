@@ -1,0 +1,40 @@
+"""EfficientNetV2B0 as keras.applications gives it, trained from scratch on enlarged digits."""
+
+from __future__ import annotations
+
+import keras
+
+from nested_fad_tf.examples import digits
+from nested_fad_tf.examples.example import Dataset, Example
+
+_SIZE = 64
+
+
+def make_model(data: Dataset) -> keras.Model:
+    """Returns the model with fresh weights and logits as its output.
+
+    Args:
+        data: What it is to learn.
+    """
+    model = keras.applications.EfficientNetV2B0(
+        include_top=True,
+        weights=None,
+        input_shape=data.train_x.shape[1:],
+        classes=data.classes,
+        classifier_activation=None,
+        include_preprocessing=False,
+    )
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            # A few dozen steps are too few for the moving averages that momentum 0.99 makes.
+            layer.momentum = 0.8
+    return model
+
+
+EXAMPLE = Example(
+    load=lambda: digits.load_enlarged(_SIZE),
+    make_model=make_model,
+    batch_size=32,
+    steps=60,
+    learning_rate=1e-3,
+)

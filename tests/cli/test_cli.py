@@ -1,0 +1,142 @@
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+_REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+
+
+def _run(*arguments, module=True, cwd=None):
+    """Runs the command line in a process of its own, as a user would."""
+    script = pathlib.Path(sys.executable).with_name("nested-fad-tf")
+    program = [sys.executable, "-m", "nested_fad_tf"] if module else [str(script)]
+    path = os.pathsep.join([str(_REPOSITORY), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [*program, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+
+
+def _messages(done):
+    """Returns the program's own lines on stderr."""
+    return [line for line in done.stderr.splitlines() if line.startswith("nested-fad-tf")]
+
+
+def test_help_lists_the_commands():
+    done = _run("--help")
+    assert done.returncode == 0
+    assert "train" in done.stdout
+    assert "bench" in done.stdout
+    assert "exit status" in done.stdout
+
+
+def test_the_console_script_is_the_same_program():
+    if not pathlib.Path(sys.executable).with_name("nested-fad-tf").exists():
+        pytest.skip("the package is not installed")
+    assert _run("--help", module=False).stdout == _run("--help").stdout
+
+
+def test_no_command_is_bad_usage():
+    done = _run()
+    assert done.returncode == 2
+    assert "usage: nested-fad-tf COMMAND" in done.stderr
+    assert not done.stdout
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_of_train_lists_its_flags_and_models(flag):
+    done = _run("train", flag)
+    assert done.returncode == 0
+    for word in ("--model", "--preset", "--steps", "--batch_size", "--json", "--verbosity"):
+        assert word in done.stdout
+    for word in ("vit", "gpt", "mish_convnet", "efficientnetv2b0", "low_memory", "examples:"):
+        assert word in done.stdout
+
+
+def test_help_of_bench_lists_its_flags():
+    done = _run("bench", "--help")
+    assert done.returncode == 0
+    for word in ("--models", "--strategies", "--fuse", "--json"):
+        assert word in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["trian"], "did you mean 'train'"),
+        (["trian"], "commands: train, bench"),
+        (["train", "--modle=vit"], "modle"),
+        (["train", "--model=vti"], "did you mean 'vit'"),
+        (["train", "--preset=papr"], "did you mean 'paper'"),
+        (["train", "--steps=0"], "--steps=0"),
+        (["train", "--steps=many"], "--steps=many"),
+        (["train", "something"], "takes flags only"),
+        (["train", "--json=/no/such/folder/x.json"], "folder /no/such/folder does not exist"),
+        (["bench", "--strategies=auto,no"], "--strategies=no"),
+    ],
+)
+def test_bad_usage_is_one_line_and_status_2(arguments, expected):
+    done = _run(*arguments)
+    assert done.returncode == 2
+    assert len(_messages(done)) == 1
+    assert expected in _messages(done)[0]
+    assert "Traceback" not in done.stderr
+
+
+def test_an_error_is_one_line_and_status_1(tmp_path):
+    bad = tmp_path / "bad.toml"
+    bad.write_text('[options]\nstrategy = "no"\n')
+    done = _run("train", f"--preset={bad}")
+    assert done.returncode == 1
+    assert len(_messages(done)) == 1
+    assert "strategy is 'no'" in _messages(done)[0]
+    assert "Traceback" not in done.stderr
+
+
+def test_verbosity_shows_the_stack_of_an_error(tmp_path):
+    done = _run("train", f"--preset={tmp_path / 'missing.toml'}", "--verbosity=1")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "cannot read" in _messages(done)[-1]
+
+
+def test_train_compares_both_versions_and_writes_json(tmp_path):
+    pytest.importorskip("sklearn")
+    path = tmp_path / "results.json"
+    done = _run("train", "--steps=3", "--batch_size=16", f"--json={path}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for text in ("peak memory, measured", "step time", "test accuracy after", "kept for the"):
+        assert text in done.stdout
+    results = json.loads(path.read_text())
+    assert (results["model"], results["steps"], results["batch_size"]) == ("vit", 3, 16)
+    for version in ("plain", "rewritten"):
+        assert len(results[version]["losses"]) == 3
+        assert results[version]["peak_bytes"] > 0
+        assert 0 <= results[version]["accuracy_after"] <= 1
+    # The same weights, batches and dropout masks: the first losses differ by rounding at most.
+    assert results["plain"]["losses"][0] == pytest.approx(
+        results["rewritten"]["losses"][0], rel=1e-5
+    )
+    assert results["report"]["function_name"]
+    # The file is moved into place: nothing else is left beside it.
+    assert [entry.name for entry in tmp_path.iterdir()] == ["results.json"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["vit", "mish_convnet", "gpt", "efficientnetv2b0"])
+def test_models_learn_and_both_versions_agree(tmp_path, model):
+    path = tmp_path / "results.json"
+    done = _run("train", f"--model={model}", f"--json={path}")
+    assert done.returncode == 0, done.stderr
+    results = json.loads(path.read_text())
+    for version in ("plain", "rewritten"):
+        gained = results[version]["accuracy_after"] - results[version]["accuracy_before"]
+        assert gained > 0.25
+    assert results["plain"]["peak_bytes"] > 100 * 2**20
