@@ -1,0 +1,152 @@
+"""Roles: which values belong to the forward pass, which are cotangents.
+
+A value is a *cotangent* when it depends, by data, on the seed of a gradient computation. Names alone do not tell:
+backward ops of custom gradients carry no `gradient_tape` scope, sums of partial cotangents (`AddN`) neither; and some ops
+in that scope, such as ``exp(-x²)`` of an exact GELU, depend on forward values only. Those are *unclaimed*: they may be
+computed on either side.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import re
+
+from nested_fad_tf.graph.view import GraphView, Node, Value
+from nested_fad_tf.ops import elementwise
+
+# Scopes that TensorFlow opens for derivative ops: GradientTape's, and the one of tf.gradients (which counts up).
+_GRADIENT_SCOPE = re.compile(r"(^|/)(gradient_tape|gradients(_\d+)?)/")
+# What seeds are called: the ones of GradientTape.gradient (Const, Fill or OnesLike) and grad_ys of tf.gradients.
+_SEED_NAME = re.compile(r"(^|/)(ones(_like)?(_\d+)?|grad_ys_\d+)$")
+_SEED_OPS = frozenset({"Const", "Fill", "OnesLike", "Identity", "BroadcastTo"})
+
+
+class Role(enum.Enum):
+    """What a value is for."""
+
+    FORWARD = "forward"
+    COTANGENT = "cotangent"
+    UNCLAIMED = "unclaimed"
+
+
+@dataclasses.dataclass(frozen=True)
+class Roles:
+    """The roles of a graph's nodes.
+
+    Attributes:
+        cotangent: Per node id, whether it depends on a gradient seed.
+        gradient_scope: Per node id, whether TensorFlow made it while differentiating, as far as its name tells.
+        seeds: The seeds found.
+    """
+
+    cotangent: list[bool]
+    gradient_scope: list[bool]
+    seeds: tuple[Value, ...]
+
+    def of(self, node: Node) -> Role:
+        """The role of a traced node's outputs.
+
+        Args:
+            node: A node of the view.
+
+        Returns:
+            Its role.
+        """
+        if self.cotangent[node.id]:
+            return Role.COTANGENT
+        return Role.UNCLAIMED if self.gradient_scope[node.id] else Role.FORWARD
+
+
+def find_roles(view: GraphView) -> Roles:
+    """Finds the gradient seeds and everything that depends on them.
+
+    Args:
+        view: The view of a traced function.
+
+    Returns:
+        The roles. Without a gradient computation there are no seeds and no cotangents.
+    """
+    scoped = [_GRADIENT_SCOPE.search(node.name) is not None for node in view.nodes]
+    seeds = [v for v in _named_seeds(view, scoped)]
+    cotangent = [False] * len(view.nodes)
+    _spread(view, cotangent, [v.node for v in seeds])
+    for extra in _unnamed_seeds(view, scoped, cotangent):
+        seeds.append(extra)
+        _spread(view, cotangent, [extra.node] if scoped[extra.node.id] else _scoped_readers(view, extra, scoped))
+    return Roles(cotangent, scoped, tuple(seeds))
+
+
+def _named_seeds(view: GraphView, scoped: list[bool]) -> list[Value]:
+    """Ones that TensorFlow made as a seed: called so, and read by derivative ops.
+
+    Ones of the model's own (a causal mask, say) are read by forward ops too. Taking them for a seed would be harmless
+    for correctness, but nothing behind them would be planned.
+    """
+    found = []
+    for node in view.nodes:
+        if node.op_type not in _SEED_OPS or not _SEED_NAME.search(node.name):
+            continue
+        readers = [reader for reader, _ in view.consumers[node.outputs[0].id]]
+        if readers and all(scoped[r.id] for r in readers):
+            found.append(node.outputs[0])
+    return found
+
+
+def _unnamed_seeds(view: GraphView, scoped: list[bool], cotangent: list[bool]) -> list[Value]:
+    """Seeds given by the user (`output_gradients`) or handed over by a custom gradient.
+
+    Every derivative op that isn't merely a factor ends up in a gradient, and every gradient depends on a seed. So a
+    derivative op whose result never meets a known cotangent shows that a seed is missing. Which of its inputs it is can
+    be told where the op's table entry says in what it is linear; otherwise by elimination: the input that only
+    derivative ops read.
+    """
+    found = []
+    for node in view.nodes:
+        if not scoped[node.id] or cotangent[node.id] or node.stateful:
+            continue
+        entry = elementwise.TABLE.get(node.op_type)
+        if entry is not None and node.op_type.endswith("Grad") and len(entry.linear) == 1:
+            found.append(node.inputs[entry.linear[0]])
+            _spread(view, cotangent, [node])
+    return [*found, *_dead_ends(view, scoped, cotangent)]
+
+
+def _dead_ends(view: GraphView, scoped: list[bool], cotangent: list[bool]) -> list[Value]:
+    """Inputs from outside of derivative ops that never meet a cotangent, read by derivative ops only."""
+    meets = [False] * len(view.nodes)
+    for node in reversed(view.nodes):
+        meets[node.id] = cotangent[node.id] or any(
+            meets[reader.id] for out in node.outputs for reader, _ in view.consumers[out.id]
+        )
+    found = []
+    for node in view.nodes:
+        if not scoped[node.id] or meets[node.id] or not node.inputs:
+            continue
+        for value in node.inputs:
+            readers = view.consumers[value.id]
+            outside = not scoped[value.node.id] and value.node.op_type not in ("Const", "Shape", "ReadVariableOp")
+            if outside and value.dtype.is_floating and all(scoped[r.id] for r, _ in readers):
+                found.append(value)
+                _spread(view, cotangent, _scoped_readers(view, value, scoped))
+    return found
+
+
+def _scoped_readers(view: GraphView, value: Value, scoped: list[bool]) -> list[Node]:
+    return [reader for reader, _ in view.consumers[value.id] if scoped[reader.id]]
+
+
+def _spread(view: GraphView, cotangent: list[bool], roots: list[Node]) -> None:
+    """Marks everything that depends by data on the roots.
+
+    Control dependencies don't count: TensorFlow ties many pure derivative factors to the incoming gradient that way.
+    """
+    stack = [node for node in roots if not cotangent[node.id]]
+    for node in stack:
+        cotangent[node.id] = True
+    while stack:
+        for out in stack.pop().outputs:
+            for reader, _ in view.consumers[out.id]:
+                if not cotangent[reader.id]:
+                    cotangent[reader.id] = True
+                    stack.append(reader)

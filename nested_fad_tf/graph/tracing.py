@@ -1,0 +1,95 @@
+"""The hook that sees a function's graph right after it was traced: TensorFlow's private API.
+
+`FUNC_GRAPH_TRANSFORMS` is a list of callables that TensorFlow runs on every `FuncGraph` before its
+`ConcreteFunction` is made. Checked on TensorFlow 2.21; this is the one file that knows of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.framework import ops
+
+from nested_fad_tf.errors import UnsupportedVersionError
+
+Observer = Callable[[Any], None]
+
+_observer: contextvars.ContextVar[Observer | None] = contextvars.ContextVar(
+    "nested_fad_tf_observer", default=None
+)
+_lock = threading.Lock()
+_active = 0
+
+
+@contextlib.contextmanager
+def observing(observer: Observer | None) -> Iterator[None]:
+    """Calls back with every `FuncGraph` that this thread traces inside the block.
+
+    The list that TensorFlow runs through is changed only while a block is open somewhere; threads
+    without a block of their own are not affected.
+
+    Args:
+        observer: What to call; it may edit the graph. `None` shields the block from outer ones.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        UnsupportedVersionError: If this TensorFlow has no such hook.
+    """
+    _install()
+    token = _observer.set(observer)
+    try:
+        yield
+    finally:
+        _observer.reset(token)
+        _uninstall()
+
+
+def outer_graph() -> Any:
+    """The graph that functions traced from here are nested in."""
+    return ops.get_default_graph()
+
+
+def is_nested_in(graph: Any, outer: Any) -> bool:
+    """Whether a `FuncGraph` was traced directly inside a graph that `outer_graph` gave."""
+    return graph.outer_graph is outer
+
+
+def _transforms() -> list[Observer]:
+    try:
+        from tensorflow.python.eager.polymorphic_function import transform
+
+        return transform.FUNC_GRAPH_TRANSFORMS
+    except (ImportError, AttributeError) as error:
+        raise UnsupportedVersionError(
+            f"TensorFlow {tf.__version__} has no hook for traced functions that nested_fad_tf knows;"
+            " it was written for 2.21. Use that version, or tf.function without rewriting."
+        ) from error
+
+
+def _dispatch(graph: Any) -> None:
+    observer = _observer.get()
+    if observer is not None:
+        observer(graph)
+
+
+def _install() -> None:
+    global _active
+    with _lock:
+        if not _active:
+            _transforms().append(_dispatch)
+        _active += 1
+
+
+def _uninstall() -> None:
+    global _active
+    with _lock:
+        _active -= 1
+        if not _active:
+            _transforms().remove(_dispatch)

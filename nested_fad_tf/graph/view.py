@@ -1,0 +1,333 @@
+"""A read-only view of a traced `FuncGraph`: nodes, values, storage and bytes.
+
+Everything after tracing works on this view: `plan/` never sees a TensorFlow graph, so a plan can be tested, printed
+and thrown away without having touched one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from nested_fad_tf.ops import views
+
+Shape = tuple[int | None, ...]
+
+
+class Value:
+    """One output tensor of a node.
+
+    Attributes:
+        id: Position in the view's numbering of values; also the key of every side table.
+        node: The node that produces it.
+        index: Which of the node's outputs it is.
+        dtype: Its `tf.DType`.
+        shape: Static shape, `None` for an unknown dimension; `None` as a whole for an unknown rank.
+        nbytes: Size in bytes, unknown dimensions taken at the view's nominal size.
+        storage: The value whose buffer it shares: itself, or the root of a chain of views (reshapes, identities).
+    """
+
+    __slots__ = ("dtype", "id", "index", "nbytes", "node", "shape", "storage")
+
+    def __init__(
+        self, id: int, node: Node, index: int, dtype: tf.DType, shape: Shape | None, nbytes: int
+    ) -> None:
+        """Makes a value that owns its storage."""
+        self.id = id
+        self.node = node
+        self.index = index
+        self.dtype = dtype
+        self.shape = shape
+        self.nbytes = nbytes
+        self.storage: Value = self
+
+    @property
+    def name(self) -> str:
+        """TensorFlow's name of the tensor, such as `dense/MatMul:0`."""
+        return f"{self.node.name}:{self.index}"
+
+    @property
+    def static(self) -> bool:
+        """Whether every dimension is known."""
+        return self.shape is not None and None not in self.shape
+
+    def __repr__(self) -> str:
+        """Shows name, dtype and shape, the way a report prints them."""
+        return f"{self.name} {describe(self.dtype, self.shape)}"
+
+
+class Node:
+    """One operation: of the traced graph, or one that a plan wants to add.
+
+    Attributes:
+        id: Position in the view's order of creation. Added nodes continue the numbering.
+        name: The operation's name; for an added node the name it is to get.
+        op_type: TensorFlow's op type, such as `Mul`.
+        inputs: The values it reads.
+        controls: Nodes it waits for without reading them.
+        outputs: The values it produces.
+        device: Requested device, empty if none.
+        op: The `tf.Operation` it stands for; `None` for an added node.
+        origin: For an added node, the traced node it is a copy of or was derived from.
+        stateful: Whether running it twice, or not at all, could be noticed.
+    """
+
+    __slots__ = (
+        "_attrs",
+        "controls",
+        "device",
+        "id",
+        "inputs",
+        "name",
+        "op",
+        "op_type",
+        "origin",
+        "outputs",
+        "stateful",
+    )
+
+    def __init__(
+        self,
+        id: int,
+        name: str,
+        op_type: str,
+        inputs: list[Value],
+        *,
+        device: str = "",
+        op: tf.Operation | None = None,
+        origin: Node | None = None,
+        attrs: Mapping[str, Any] | None = None,
+        stateful: bool = False,
+    ) -> None:
+        """Makes a node without outputs or control inputs; the view adds those."""
+        self.id = id
+        self.name = name
+        self.op_type = op_type
+        self.inputs = inputs
+        self.controls: list[Node] = []
+        self.outputs: list[Value] = []
+        self.device = device
+        self.op = op
+        self.origin = origin
+        self.stateful = stateful
+        self._attrs = attrs
+
+    def attr(self, name: str) -> Any:
+        """Reads one attribute as a Python value.
+
+        Args:
+            name: The attribute's name.
+
+        Returns:
+            What `tf.Operation.get_attr` gives; for an added node what it was made with. `None` if there is none.
+        """
+        if self._attrs is not None:
+            return self._attrs.get(name)
+        if self.op is None:
+            return None
+        try:
+            return self.op.get_attr(name)
+        except ValueError:
+            return None
+
+    @property
+    def attrs(self) -> Mapping[str, Any]:
+        """The attributes an added node was made with; empty for a traced one."""
+        return self._attrs or {}
+
+    def __repr__(self) -> str:
+        """Shows the name and the op type."""
+        return f"{self.name} ({self.op_type})"
+
+
+def describe(dtype: tf.DType, shape: Shape | None) -> str:
+    """Formats a dtype and a shape as `float32[8,128,?]`.
+
+    Args:
+        dtype: The dtype.
+        shape: The static shape, `None` for an unknown rank.
+
+    Returns:
+        The text.
+    """
+    if shape is None:
+        return f"{dtype.name}[...]"
+    return f"{dtype.name}[{','.join('?' if d is None else str(d) for d in shape)}]"
+
+
+def size_in_bytes(dtype: tf.DType, shape: Shape | None, nominal: int) -> int:
+    """The bytes a tensor takes, unknown dimensions counted at a nominal size.
+
+    A planner that took unknown dimensions for zero would do nothing on `fit` with a partial last batch.
+
+    Args:
+        dtype: The tensor's dtype. Types without a fixed size (resource, variant, string) count as 0 bytes.
+        shape: Static shape; an unknown rank counts as a scalar, since nothing is known to scale.
+        nominal: What an unknown dimension is taken to be, in elements.
+
+    Returns:
+        The size in bytes.
+    """
+    if dtype in (tf.resource, tf.variant, tf.string) or shape is None:
+        return 0
+    return int(math.prod(nominal if d is None else d for d in shape)) * int(dtype.size)
+
+
+class GraphView:
+    """The nodes and values of one traced function.
+
+    Attributes:
+        name: The function's name.
+        nodes: Its nodes; creation order, which is a topological order of the data edges.
+        values: Its values, by id.
+        outputs: The values that the function returns, in order.
+        arguments: Ids of the placeholders' values: arguments and captures, alive anyway.
+        nominal: What an unknown dimension was taken to be.
+    """
+
+    def __init__(self, name: str, nominal: int) -> None:
+        """Makes an empty view; `from_func_graph` is what fills it."""
+        self.name = name
+        self.nominal = nominal
+        self.nodes: list[Node] = []
+        self.values: list[Value] = []
+        self.outputs: list[Value] = []
+        self.arguments: set[int] = set()
+        self.control_outputs: list[Node] = []
+        self._constants: dict[int, np.ndarray | None] = {}
+        self._consumers: list[list[tuple[Node, int]]] | None = None
+
+    @classmethod
+    def from_func_graph(cls, graph: Any, nominal: int = 32) -> GraphView:
+        """Reads a traced function graph.
+
+        Args:
+            graph: A `FuncGraph`, as `concrete_function.graph` gives it. It is only read.
+            nominal: What an unknown dimension is taken to be, in elements.
+
+        Returns:
+            The view.
+        """
+        view = cls(graph.name, nominal)
+        by_tensor: dict[Any, Value] = {}
+        by_name: dict[str, Node] = {}
+        operations = graph.get_operations()
+        for op in operations:
+            inputs = [
+                by_tensor[id(t)] if id(t) in by_tensor else by_tensor[t.name] for t in op.inputs
+            ]
+            node = view._new_node(op, inputs)
+            by_name[node.name] = node
+            for index, tensor in enumerate(op.outputs):
+                value = view.add_value(node, index, tensor.dtype, static_shape(tensor))
+                by_tensor[tensor.name] = value
+                by_tensor[id(tensor)] = value
+        for node, op in zip(view.nodes, operations, strict=True):
+            node.controls = [by_name[c.name] for c in op.control_inputs]
+        view.outputs = [by_tensor[t.name] for t in graph.outputs if t is not None]
+        view.control_outputs = [by_name[op.name] for op in graph.control_outputs]
+        return view
+
+    def _new_node(self, op: tf.Operation, inputs: list[Value]) -> Node:
+        node = Node(
+            len(self.nodes),
+            op.name,
+            op.type,
+            inputs,
+            device=op.device or "",
+            op=op,
+            stateful=is_stateful(op),
+        )
+        self.nodes.append(node)
+        if op.type in ("Placeholder", "PlaceholderWithDefault"):
+            self.arguments.add(len(self.values))
+        return node
+
+    def add_value(self, node: Node, index: int, dtype: tf.DType, shape: Shape | None) -> Value:
+        """Appends an output to a node, resolving whose storage it shares.
+
+        Args:
+            node: The producing node; its inputs must be set.
+            index: Which output it is.
+            dtype: Its dtype.
+            shape: Its static shape.
+
+        Returns:
+            The new value.
+        """
+        value = Value(
+            len(self.values), node, index, dtype, shape, size_in_bytes(dtype, shape, self.nominal)
+        )
+        source = aliased_input(node, index)
+        if source is not None:
+            value.storage = source.storage
+        self.values.append(value)
+        node.outputs.append(value)
+        return value
+
+    @property
+    def consumers(self) -> Sequence[Sequence[tuple[Node, int]]]:
+        """For each value id, the nodes of the graph that read it and at which input."""
+        if self._consumers is None:
+            self._consumers = [[] for _ in self.values]
+            for node in self.nodes:
+                for index, value in enumerate(node.inputs):
+                    self._consumers[value.id].append((node, index))
+        return self._consumers
+
+    def constant(self, value: Value) -> np.ndarray | None:
+        """The contents of a `Const`, if that is what a value is.
+
+        Args:
+            value: Any value of the view.
+
+        Returns:
+            The array, or `None` when the value is computed.
+        """
+        if value.node.op_type != "Const":
+            return None
+        if value.id not in self._constants:
+            proto = value.node.attr("value")
+            self._constants[value.id] = None if proto is None else as_array(proto)
+        return self._constants[value.id]
+
+    def big(self, threshold: int) -> Iterator[Value]:
+        """Values that own a buffer of at least `threshold` bytes."""
+        return (v for v in self.values if v.nbytes >= threshold and v.storage is v)
+
+
+def aliased_input(node: Node, index: int) -> Value | None:
+    """The input whose buffer an output is, if it is a mere view.
+
+    Args:
+        node: A node whose inputs are set.
+        index: Which output.
+
+    Returns:
+        The input, or `None` if the output has a buffer of its own.
+    """
+    if node.op_type in views.PAIRWISE_ALIASES:
+        return node.inputs[index]
+    if index == 0 and node.inputs and node.op_type in views.ALIASES:
+        return node.inputs[0]
+    return None
+
+
+def static_shape(tensor: tf.Tensor) -> Shape | None:
+    """A tensor's static shape as a tuple, `None` for an unknown rank."""
+    shape = tensor.shape
+    return None if shape.rank is None else tuple(shape.as_list())
+
+
+def as_array(proto: Any) -> np.ndarray:
+    """A constant's contents, whether its attribute is a proto or already an array."""
+    return proto if isinstance(proto, np.ndarray) else tf.make_ndarray(proto)
+
+
+def is_stateful(op: tf.Operation) -> bool:
+    """Whether TensorFlow's registry marks the op as stateful (unknown ops count as stateful)."""
+    return bool(op._is_stateful)

@@ -1,0 +1,87 @@
+"""The pass, top to bottom: view, roles, candidates, plan, emit, report."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from typing import Any
+
+from absl import logging
+
+from nested_fad_tf.emit import edit
+from nested_fad_tf.errors import RewriteError
+from nested_fad_tf.graph.roles import Roles, find_roles
+from nested_fad_tf.graph.view import GraphView
+from nested_fad_tf.options import Options
+from nested_fad_tf.plan.candidates import find_candidates
+from nested_fad_tf.plan.plan import Plan
+from nested_fad_tf.plan.strategies import STRATEGIES
+from nested_fad_tf.report import summary
+from nested_fad_tf.report.summary import Report
+
+_NO_GRADIENT = "no gradient is computed in this function, so it keeps nothing for a backward pass"
+_warned: set[str] = set()
+
+
+def rewrite_graph(graph: Any, options: Options, *, apply: bool = True) -> Report:
+    """Rewrites a traced function graph in place.
+
+    Args:
+        graph: A `FuncGraph` that was just traced and not yet made into a `ConcreteFunction`.
+        options: What may be done.
+        apply: Whether to change the graph; otherwise the report says what would be done.
+
+    Returns:
+        What was done, or why nothing was.
+
+    Raises:
+        RewriteError: If something went wrong and `options.on_error` is "raise".
+    """
+    start = time.perf_counter()
+    try:
+        view = GraphView.from_func_graph(graph, options.nominal_size)
+        roles = find_roles(view)
+        if not roles.seeds:
+            seconds = time.perf_counter() - start
+            return summary.unchanged(
+                view.name, _NO_GRADIENT, options.strategy, len(view.nodes), seconds
+            )
+        plan = make_plan(view, roles, options)
+        if apply and plan.rewrite:
+            edit.apply(graph, view.nodes, plan.rewrite)
+        return summary.from_plan(view, plan, roles.seeds, time.perf_counter() - start)
+    except Exception as error:
+        return _failed(graph, error, options, time.perf_counter() - start)
+
+
+def make_plan(view: GraphView, roles: Roles, options: Options) -> Plan:
+    """Decides what to do with a graph, without touching it.
+
+    Args:
+        view: The graph.
+        roles: Its roles.
+        options: What may be done.
+
+    Returns:
+        The plan.
+    """
+    candidates = find_candidates(view, roles, options.min_bytes)
+    return STRATEGIES[options.strategy](candidates, options)
+
+
+def _failed(graph: Any, error: Exception, options: Options, seconds: float) -> Report:
+    """Leaves the function as it was: warns once a reason, and says so in the report."""
+    reason = f"the pass failed ({type(error).__name__}: {error})"
+    if options.on_error == "raise":
+        raise RewriteError(f"{graph.name}: {reason}") from error
+    if reason not in _warned:
+        _warned.add(reason)
+        logging.warning(
+            "nested_fad_tf left the function %s as it was: %s. Please report this with the lines"
+            ' below; Options(on_error="raise") makes it an error.\n%s',
+            graph.name,
+            reason,
+            traceback.format_exc(),
+        )
+    nodes = len(graph.get_operations())
+    return summary.unchanged(graph.name, reason, options.strategy, nodes, seconds)

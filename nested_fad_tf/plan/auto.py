@@ -1,0 +1,113 @@
+"""Strategies "auto" and "recompute": the minimum cut, repeated until the peak stops falling.
+
+The least total of bytes is not the least peak: what is kept but dead by the time of the peak costs
+nothing there. So the price of what is alive at the simulated peak is raised and the cut taken again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from nested_fad_tf.options import Options
+from nested_fad_tf.plan import cost, peak
+from nested_fad_tf.plan.candidates import Candidates
+from nested_fad_tf.plan.chains import Chain, find_chains
+from nested_fad_tf.plan.cut import Cut, minimum_cut
+from nested_fad_tf.plan.peak import Lifetimes
+from nested_fad_tf.plan.plan import Decision, Keep, Plan
+from nested_fad_tf.plan.recompute import Recomputation
+from nested_fad_tf.plan.rewrite import Rewrite, RewriteBuilder
+
+# How often the cut is repeated with raised prices, and by how much they rise. Each round costs one
+# simulation; on the models of docs/results.md the third never helped.
+_ROUNDS = 3
+_RAISE = 1.5
+# Bytes alone decide in "recompute"; a little is charged so that nothing is recomputed for nothing.
+_NEARLY_FREE = 0.05
+# A rewrite has to lower the peak by this fraction to be worth its risk and its time.
+_LEAST_GAIN = 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class _Attempt:
+    cut: Cut
+    rewrite: Rewrite
+    lifetimes: Lifetimes
+
+
+def plan(candidates: Candidates, options: Options) -> Plan:
+    """Plans by minimum cut.
+
+    Args:
+        candidates: The buffers of the forward pass.
+        options: The strategy "recompute" lets bytes alone decide; "auto" weighs seconds too.
+
+    Returns:
+        The plan; empty where the simulated peak would not fall.
+    """
+    before = peak.simulate(candidates.view)
+    tradeoff = options.tradeoff if options.strategy == "auto" else _NEARLY_FREE
+    best = _best(candidates, tradeoff)
+    kept_before = tuple(Keep(v, "read by the backward pass") for v in candidates.kept_today)
+    gain = before.peak_bytes - best.lifetimes.peak_bytes
+    if not best.rewrite or gain < _LEAST_GAIN * before.peak_bytes:
+        chains = find_chains(candidates)
+        decisions = tuple(Decision(c, "left alone", c.kept_today, _NOTHING) for c in chains)
+        return Plan(
+            options.strategy, Rewrite(), kept_before, kept_before, decisions, before, before,
+            _NOTHING,
+        )
+    kept = tuple(_keep(candidates, value) for value in best.cut.kept)
+    decisions = tuple(_decide(chain, best.cut) for chain in find_chains(candidates))
+    return Plan(
+        options.strategy, best.rewrite, kept_before, kept, decisions, before, best.lifetimes
+    )
+
+
+_NOTHING = "nothing to be gained: the least that can be kept is what TensorFlow keeps"
+
+
+def _best(candidates: Candidates, tradeoff: float) -> _Attempt:
+    surcharge: dict[int, float] = {}
+    best: _Attempt | None = None
+    for _ in range(_ROUNDS):
+        cut = minimum_cut(candidates, tradeoff, surcharge)
+        attempt = _attempt(candidates, cut)
+        if best is not None and attempt.lifetimes.peak_bytes >= best.lifetimes.peak_bytes:
+            break
+        best = attempt
+        alive = {v.id for v in attempt.lifetimes.live_at_peak}
+        for value in cut.kept:
+            if value.id in alive:
+                surcharge[value.id] = surcharge.get(value.id, 1.0) * _RAISE
+    assert best is not None
+    return best
+
+
+def _attempt(candidates: Candidates, cut: Cut) -> _Attempt:
+    builder = RewriteBuilder(candidates.view)
+    Recomputation(candidates, cut, builder).redirect_readers()
+    rewrite = builder.build()
+    return _Attempt(cut, rewrite, peak.simulate(candidates.view, rewrite))
+
+
+def _keep(candidates: Candidates, value) -> Keep:
+    packed = cost.packs(value)
+    ban = candidates.bans.get(value.node.id)
+    if ban is not None:
+        why = ban
+    elif value.id in candidates.needed:
+        why = "the backward pass reads it, and it costs no more than what it is computed from"
+    else:
+        why = "what the backward pass reads is recomputed from it"
+    return Keep(value, why + (" (kept as bits)" if packed else ""), packed)
+
+
+def _decide(chain: Chain, cut: Cut) -> Decision:
+    own = {node.id for node in chain.nodes}
+    kept = tuple(v for v in cut.kept if v.node.id in own)
+    again = sum(node.id in cut.recomputed for node in chain.nodes)
+    if not again:
+        return Decision(chain, "keep", kept, "keeping costs no more than recomputing")
+    source = "its inputs" if not kept else ", ".join(v.node.op_type for v in kept)
+    return Decision(chain, "recompute", kept, f"{again} ops recomputed from {source}")

@@ -1,0 +1,127 @@
+"""Booleans as bits, exactly: eight to a byte, packed and unpacked by multiplication.
+
+Eight booleans are eight bytes of 0 or 1: one 64-bit word. Multiplied by a magic number, each of them
+moves to a bit of its own in the top byte; multiplied the other way, a byte is copied into all eight
+and masked (Warren, Hacker's Delight, 7-4). All of it is arithmetic on an eighth of the elements, so
+that it is cheaper than the one op it spares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from nested_fad_tf.graph.view import Node, Shape, Value
+from nested_fad_tf.plan.rewrite import RewriteBuilder
+
+_GATHER = np.array(0x0102040810204080, np.uint64)
+_TOP_BYTE = np.array(56, np.uint64)
+_SPREAD = np.array(0x0101010101010101, np.uint64)
+_OWN_BIT = np.array(0x8040201008040201, np.uint64)
+
+
+class Steps:
+    """Adds the nodes that pack and unpack one boolean.
+
+    Args:
+        builder: Where the nodes go.
+        origin: The node that makes the boolean.
+        count: Its number of elements divided by eight, `None` if unknown.
+    """
+
+    def __init__(self, builder: RewriteBuilder, origin: Node, count: int | None) -> None:
+        self._builder = builder
+        self._origin = origin
+        self._count = count
+
+    def pack(self, value: Value) -> Value:
+        """Packs a boolean right after it was made.
+
+        Args:
+            value: A bool tensor whose number of elements is a multiple of 8.
+
+        Returns:
+            uint8[count].
+        """
+        rows = self._constant(np.array([-1, 8], np.int32), "/bits/rows")
+        octets = self.reshape(value, rows, (self._count, 8), "/bits/octets")
+        byte = self._cast(octets, tf.uint8, (self._count, 8), "/bits/bytes")
+        word = self._bitcast(byte, tf.uint64, (self._count,), "/bits/words")
+        gathered = self._binary("Mul", word, _GATHER, "/bits/gather")
+        top = self._binary("RightShift", gathered, _TOP_BYTE, "/bits/top")
+        return self._cast(top, tf.uint8, (self._count,), "/bits")
+
+    def unpack(self, packed: Value, trigger: Node | None) -> Value:
+        """Unpacks in the backward pass.
+
+        Args:
+            packed: What `pack` gave.
+            trigger: What it has to wait for.
+
+        Returns:
+            bool[count, 8].
+        """
+        word = self._cast(packed, tf.uint64, (self._count,), "/unpack/words", trigger)
+        spread = self._binary("Mul", word, _SPREAD, "/unpack/spread")
+        own = self._binary("BitwiseAnd", spread, _OWN_BIT, "/unpack/mask")
+        byte = self._bitcast(own, tf.uint8, (self._count, 8), "/unpack/bytes")
+        return self._cast(byte, tf.bool, (self._count, 8), "/unpack/bool")
+
+    def reshape(self, value: Value, shape: Value, static: Shape | None, suffix: str) -> Value:
+        """Reshapes.
+
+        Args:
+            value: What to reshape.
+            shape: The new shape, a tensor.
+            static: The same, as far as it is known.
+            suffix: Of the node's name.
+
+        Returns:
+            The reshaped value, in the same buffer.
+        """
+        attrs = {"T": value.dtype, "Tshape": tf.int32}
+        return self._add("Reshape", [value, shape], value.dtype, static, suffix, attrs)
+
+    def _cast(
+        self, value: Value, dtype: tf.DType, shape: Shape, suffix: str, trigger: Node | None = None
+    ) -> Value:
+        attrs = {"SrcT": value.dtype, "DstT": dtype, "Truncate": False}
+        return self._add("Cast", [value], dtype, shape, suffix, attrs, trigger)
+
+    def _bitcast(self, value: Value, dtype: tf.DType, shape: Shape, suffix: str) -> Value:
+        attrs = {"T": value.dtype, "type": dtype}
+        return self._add("Bitcast", [value], dtype, shape, suffix, attrs)
+
+    def _binary(self, op_type: str, value: Value, operand: np.ndarray, suffix: str) -> Value:
+        other = self._constant(operand, suffix + "/operand")
+        attrs = {"T": value.dtype}
+        return self._add(op_type, [value, other], value.dtype, value.shape, suffix, attrs)
+
+    def _add(
+        self,
+        op_type: str,
+        inputs: list[Value],
+        dtype: tf.DType,
+        shape: Shape | None,
+        suffix: str,
+        attrs: Mapping[str, Any],
+        trigger: Node | None = None,
+    ) -> Value:
+        controls = () if trigger is None else (trigger,)
+        node = self._builder.add(
+            op_type,
+            inputs,
+            [(dtype, shape)],
+            origin=self._origin,
+            suffix=suffix,
+            attrs=attrs,
+            controls=controls,
+        )
+        return node.outputs[0]
+
+    def _constant(self, array: np.ndarray, suffix: str) -> Value:
+        dtype = tf.as_dtype(array.dtype)
+        return self._builder.constant(array, dtype, origin=self._origin, suffix=suffix)

@@ -1,0 +1,86 @@
+"""What the backward pass needs and what could be kept instead.
+
+Per buffer (not per tensor: a reshape shares its input's buffer and its price) this says whether it
+is alive anyway, whether it may be computed again, and which cotangent ops read it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from nested_fad_tf.graph.roles import Roles
+from nested_fad_tf.graph.view import GraphView, Node, Value
+from nested_fad_tf.ops import views
+from nested_fad_tf.plan import cost
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidates:
+    """The buffers a plan decides about.
+
+    Attributes:
+        view: The graph.
+        roles: Who is forward, who is cotangent.
+        free: Per value id of a storage root: whether it needs no decision, since it is alive anyway
+            (an argument, a variable, a constant, an output of the function) or too small to matter.
+        bans: Per node id: why it may not be recomputed; absent if it may.
+        needed: Storage roots that cotangent ops read, with the first readers in execution order.
+        kept_today: Storage roots that plain TensorFlow keeps for the backward pass.
+    """
+
+    view: GraphView
+    roles: Roles
+    free: list[bool]
+    bans: dict[int, str]
+    needed: dict[int, list[tuple[Node, int]]]
+
+    @property
+    def kept_today(self) -> list[Value]:
+        """The buffers that the backward pass reads in the graph as it was traced."""
+        return [self.view.values[root] for root in self.needed]
+
+    def is_free(self, value: Value) -> bool:
+        """Whether a value can be read in the backward pass at no price."""
+        return self.free[value.storage.id]
+
+
+def find_candidates(view: GraphView, roles: Roles, min_bytes: int) -> Candidates:
+    """Prices every buffer of the forward pass.
+
+    Args:
+        view: The graph.
+        roles: Its roles.
+        min_bytes: Buffers below this size are left alone.
+
+    Returns:
+        The candidates.
+    """
+    free = _free(view, roles, min_bytes)
+    bans = {
+        node.id: reason
+        for node in view.nodes
+        if not roles.cotangent[node.id]
+        and any(not free[v.storage.id] for v in node.outputs)
+        and (reason := cost.recompute_ban(view, node)) is not None
+    }
+    needed: dict[int, list[tuple[Node, int]]] = {}
+    for node in view.nodes:
+        if not roles.cotangent[node.id] or node.op_type in views.SHAPE_ONLY:
+            continue
+        for index, value in enumerate(node.inputs):
+            root = value.storage
+            if not roles.cotangent[root.node.id] and not free[root.id]:
+                needed.setdefault(root.id, []).append((node, index))
+    return Candidates(view, roles, free, bans, needed)
+
+
+def _free(view: GraphView, roles: Roles, min_bytes: int) -> list[bool]:
+    free = [v.nbytes < min_bytes for v in view.values]
+    for node in view.nodes:
+        if node.op_type in ("Const", "ReadVariableOp", "Placeholder", "PlaceholderWithDefault"):
+            for value in node.outputs:
+                free[value.id] = True
+    for value in view.outputs:
+        if not roles.cotangent[value.storage.node.id]:
+            free[value.storage.id] = True
+    return free

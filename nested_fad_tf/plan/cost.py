@@ -1,0 +1,91 @@
+"""What it costs to keep a value and what it costs to compute it again.
+
+Both are in bytes. The cut needs one currency, and memory is what it is there to save; seconds are
+converted at a price that `Options.tradeoff` scales. Prices are relative to the bytes of the result:
+a memory-bound op moves about three tensors of that size, a transcendental takes several times as
+long. They are defaults for CPUs, fitted by hand to the step times of the models in docs/results.md.
+"""
+
+from __future__ import annotations
+
+import math
+
+import tensorflow as tf
+
+from nested_fad_tf.graph.view import GraphView, Node, Value
+from nested_fad_tf.ops import elementwise, random, reductions, views
+from nested_fad_tf.ops.elementwise import Cost
+
+# Price of recomputing, as a fraction of the bytes of the result.
+PRICE = {Cost.CHEAP: 0.03, Cost.MEDIUM: 0.08, Cost.DEAR: 0.4}
+
+# A boolean kept as bits takes 1/8 of its bytes; packing and unpacking cost about as much as two
+# cheap ops on it.
+BITS_PER_BYTE = 8
+
+
+def recompute_price(node: Node, value: Value) -> float:
+    """The price of computing a node again.
+
+    Args:
+        node: A node that `recompute_ban` allows.
+        value: Its largest output.
+
+    Returns:
+        The price in bytes.
+    """
+    if node.op_type in views.SHAPE_ONLY:
+        return PRICE[Cost.CHEAP] * value.nbytes
+    entry = elementwise.TABLE.get(node.op_type)
+    cost = entry.cost if entry is not None else views.LAYOUT[node.op_type]
+    # Narrow results of wide inputs (a comparison, a cast to bfloat16) cost what they read.
+    moved = max([value.nbytes, *(v.nbytes for v in node.inputs)])
+    return PRICE[cost] * moved
+
+
+def recompute_ban(view: GraphView, node: Node) -> str | None:
+    """Why a node must not be computed a second time.
+
+    Args:
+        view: The graph.
+        node: One of its nodes.
+
+    Returns:
+        The reason, as it stands in the report; `None` if it may be recomputed.
+    """
+    if node.stateful:
+        return "stateful: running it twice could be noticed"
+    if node.op_type in random.STATELESS or node.op_type in random.STATEFUL:
+        return "random numbers are drawn once"
+    if node.op_type in reductions.REDUCTIONS or node.op_type in reductions.NORMALISERS:
+        return "a reduction: dear to compute, usually small to keep"
+    known = (
+        node.op_type in elementwise.TABLE
+        or node.op_type in views.LAYOUT
+        or node.op_type in views.ALIASES
+        or node.op_type in views.SHAPE_ONLY
+    )
+    if not known:
+        return "not an element-wise or layout op"
+    if any(v.dtype in (tf.resource, tf.variant, tf.string) for v in [*node.inputs, *node.outputs]):
+        return "handles resources, variants or strings"
+    return None
+
+
+def stored_bytes(value: Value) -> int:
+    """The bytes it takes to keep a value: its own, or an eighth for booleans packed to bits.
+
+    Args:
+        value: A value of the graph.
+
+    Returns:
+        The size in bytes.
+    """
+    return -(-value.nbytes // BITS_PER_BYTE) if packs(value) else value.nbytes
+
+
+def packs(value: Value) -> bool:
+    """Whether a value is kept as bits: booleans whose number of elements is a multiple of 8."""
+    if value.dtype != tf.bool or value.shape is None:
+        return False
+    return math.prod(d for d in value.shape if d is not None) % BITS_PER_BYTE == 0

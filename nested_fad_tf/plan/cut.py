@@ -1,0 +1,178 @@
+"""The minimum cut that decides what is kept for the backward pass.
+
+Every forward buffer is a node split in two, joined by an edge whose capacity is the bytes it takes
+to keep it. Data dependences are edges of infinite capacity; the source feeds what can't be computed
+again, the sink takes what cotangent ops read. A cut then separates what the backward pass can get at
+(kept) from what it computes again, and its capacity is the memory kept plus the price of
+recomputing: an edge from the source to each node, cut when the node falls on the sink's side.
+
+The construction follows the min-cut partitioners of functional AD compilers; nested forward AD,
+recomputation and output-saving are three cuts of the one network.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import breadth_first_order, maximum_flow
+
+from nested_fad_tf.graph.view import Node, Value
+from nested_fad_tf.plan import cost
+from nested_fad_tf.plan.candidates import Candidates
+
+_SOURCE, _SINK = 0, 1
+# scipy's flows are 32-bit integers: capacities are scaled so that all of them together stay below
+# this, and one that exceeds it is infinite.
+_TOTAL = 2**29
+_INFINITE = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """A decision for every buffer.
+
+    Attributes:
+        kept: Storage roots that are kept.
+        recomputed: Ids of nodes that the backward pass computes again.
+    """
+
+    kept: tuple[Value, ...]
+    recomputed: frozenset[int]
+
+
+class _Network:
+    """Edges of the flow network, in plain lists until they become a sparse matrix."""
+
+    def __init__(self) -> None:
+        self.size = 2
+        self.tails: list[int] = []
+        self.heads: list[int] = []
+        self.capacities: list[float] = []
+
+    def node(self) -> int:
+        self.size += 1
+        return self.size - 1
+
+    def edge(self, tail: int, head: int, capacity: float) -> None:
+        self.tails.append(tail)
+        self.heads.append(head)
+        self.capacities.append(capacity)
+
+    def sink_side(self) -> np.ndarray:
+        """Solves, and tells for each network node whether it lies on the sink's side.
+
+        Of all minimum cuts the one nearest to the sink is taken: it recomputes least.
+        """
+        capacity = np.array(self.capacities)
+        finite = np.isfinite(capacity)
+        scale = min(1.0, _TOTAL / max(1.0, capacity[finite].sum()))
+        whole = np.full(len(capacity), _INFINITE, dtype=np.int32)
+        whole[finite] = np.ceil(capacity[finite] * scale).astype(np.int32)
+        shape = (self.size, self.size)
+        graph = csr_matrix((whole, (self.tails, self.heads)), shape=shape)
+        flow = maximum_flow(graph, _SOURCE, _SINK, method="dinic").flow
+        residual = graph - flow
+        residual.data = np.maximum(residual.data, 0)
+        residual.eliminate_zeros()
+        reaches = breadth_first_order(residual.T.tocsr(), _SINK, return_predecessors=False)
+        side = np.zeros(self.size, dtype=bool)
+        side[reaches] = True
+        return side
+
+
+def minimum_cut(
+    candidates: Candidates, tradeoff: float, surcharge: Mapping[int, float] | None = None
+) -> Cut:
+    """Finds what to keep.
+
+    Args:
+        candidates: The buffers and their prices.
+        tradeoff: Multiplies the price of recomputing.
+        surcharge: Factors on the price of keeping, by storage root's value id; what is alive at the
+            peak costs more.
+
+    Returns:
+        The cut.
+    """
+    surcharge = surcharge or {}
+    network = _Network()
+    entry: dict[int, int] = {}  # node id -> its "in" side
+    leaving: dict[int, int] = {}  # storage root's value id -> its "out" side
+    for node, roots in _reachable(candidates):
+        entry[node.id] = inside = network.node()
+        for root in roots:
+            leaving[root.id] = out = network.node()
+            price = cost.stored_bytes(root) * surcharge.get(root.id, 1.0)
+            network.edge(inside, out, max(1.0, price))
+        _connect_inputs(candidates, network, node, roots, inside, leaving, tradeoff)
+    for root_id in candidates.needed:
+        network.edge(leaving[root_id], _SINK, np.inf)
+    if not entry:
+        return Cut((), frozenset())
+    side = network.sink_side()
+    recomputed = frozenset(node_id for node_id, inside in entry.items() if side[inside])
+    values = candidates.view.values
+    kept = tuple(
+        values[root_id]
+        for root_id, out in leaving.items()
+        if side[out] and not side[entry[values[root_id].node.id]]
+    )
+    return Cut(kept, recomputed)
+
+
+def _connect_inputs(
+    candidates: Candidates,
+    network: _Network,
+    node: Node,
+    roots: list[Value],
+    inside: int,
+    leaving: Mapping[int, int],
+    tradeoff: float,
+) -> None:
+    if node.id in candidates.bans:
+        network.edge(_SOURCE, inside, np.inf)
+        return
+    largest = max(roots, key=lambda v: v.nbytes)
+    network.edge(_SOURCE, inside, max(1.0, cost.recompute_price(node, largest) * tradeoff))
+    for root in read_when_recomputed(candidates, node):
+        network.edge(leaving[root.id], inside, np.inf)
+
+
+def read_when_recomputed(candidates: Candidates, node: Node) -> list[Value]:
+    """The buffers that have to be decided about if a node is computed again.
+
+    Args:
+        candidates: The buffers.
+        node: A node that may be recomputed.
+
+    Returns:
+        Storage roots of its inputs without those that are free.
+    """
+    from nested_fad_tf.ops import views
+
+    if node.op_type in views.SHAPE_ONLY:
+        return []
+    roots = {v.storage.id: v.storage for v in node.inputs}
+    return [r for r in roots.values() if not candidates.free[r.id]]
+
+
+def _reachable(candidates: Candidates) -> list[tuple[Node, list[Value]]]:
+    """Nodes from which what the backward pass needs can be computed, in order, with their buffers."""
+    values = candidates.view.values
+    wanted: dict[int, list[Value]] = {}
+    stack = [values[root_id] for root_id in candidates.needed]
+    seen = {v.id for v in stack}
+    while stack:
+        root = stack.pop()
+        wanted.setdefault(root.node.id, []).append(root)
+        if root.node.id in candidates.bans:
+            continue
+        for other in read_when_recomputed(candidates, root.node):
+            if other.id not in seen:
+                seen.add(other.id)
+                stack.append(other)
+    nodes = candidates.view.nodes
+    return [(nodes[node_id], wanted[node_id]) for node_id in sorted(wanted)]

@@ -1,0 +1,127 @@
+"""A rewrite as a value: nodes to add and inputs to redirect.
+
+It can be simulated, printed and compared before anything is changed; `emit/` applies it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from nested_fad_tf.graph.view import GraphView, Node, Shape, Value, aliased_input, size_in_bytes
+
+SCOPE = "nested_fad"
+
+
+@dataclasses.dataclass(frozen=True)
+class Rewrite:
+    """What is to be done to a graph.
+
+    Attributes:
+        nodes: Nodes to add, in an order in which they can be made.
+        redirects: For (id of a node, index of its input): the value it is to read instead.
+    """
+
+    nodes: tuple[Node, ...] = ()
+    redirects: Mapping[tuple[int, int], Value] = dataclasses.field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        """Whether it changes anything."""
+        return bool(self.redirects)
+
+
+class RewriteBuilder:
+    """Collects nodes and redirections; ids continue the view's own.
+
+    Attributes:
+        view: The graph that is to be rewritten; it is only read.
+        nodes: The nodes added so far.
+    """
+
+    def __init__(self, view: GraphView) -> None:
+        """Starts an empty rewrite."""
+        self.view = view
+        self.nodes: list[Node] = []
+        self._redirects: dict[tuple[int, int], Value] = {}
+        self._next_value = len(view.values)
+
+    def add(
+        self,
+        op_type: str,
+        inputs: Sequence[Value],
+        outputs: Sequence[tuple[tf.DType, Shape | None]],
+        *,
+        origin: Node,
+        suffix: str = "",
+        attrs: Mapping[str, Any] | None = None,
+        controls: Sequence[Node] = (),
+    ) -> Node:
+        """Adds a node.
+
+        Args:
+            op_type: Its op type.
+            inputs: What it reads: values of the view or of nodes added before.
+            outputs: Dtype and shape of each output.
+            origin: The traced node it stands for; gives the name and the device.
+            suffix: Appended to the origin's name.
+            attrs: Its attributes; `None` copies the origin's.
+            controls: Nodes it waits for.
+
+        Returns:
+            The node.
+        """
+        node = Node(
+            len(self.view.nodes) + len(self.nodes),
+            f"{SCOPE}/{origin.name}{suffix}",
+            op_type,
+            list(inputs),
+            device=origin.device,
+            origin=origin,
+            attrs=attrs,
+        )
+        node.controls = list(controls)
+        for index, (dtype, shape) in enumerate(outputs):
+            nbytes = size_in_bytes(dtype, shape, self.view.nominal)
+            value = Value(self._next_value, node, index, dtype, shape, nbytes)
+            self._next_value += 1
+            source = aliased_input(node, index)
+            if source is not None:
+                value.storage = source.storage
+            node.outputs.append(value)
+        self.nodes.append(node)
+        return node
+
+    def constant(self, array: Any, dtype: tf.DType, *, origin: Node, suffix: str) -> Value:
+        """Adds a constant.
+
+        Args:
+            array: A NumPy array.
+            dtype: Its dtype.
+            origin: As for `add`.
+            suffix: As for `add`.
+
+        Returns:
+            Its value.
+        """
+        attrs = {"value": array, "dtype": dtype}
+        node = self.add(
+            "Const", (), [(dtype, tuple(array.shape))], origin=origin, suffix=suffix, attrs=attrs
+        )
+        return node.outputs[0]
+
+    def redirect(self, node: Node, index: int, value: Value) -> None:
+        """Lets a node of the view read something else.
+
+        Args:
+            node: The reader.
+            index: Which of its inputs.
+            value: What it is to read.
+        """
+        self._redirects[node.id, index] = value
+
+    def build(self) -> Rewrite:
+        """The rewrite collected so far."""
+        return Rewrite(tuple(self.nodes), dict(self._redirects))
