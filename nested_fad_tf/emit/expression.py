@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Hashable, Mapping, MutableMapping
 from typing import Any
 
@@ -182,11 +184,21 @@ def _constant(expr: Const, dtype: tf.DType | None) -> tf.Tensor:
 
 def _call(expr: Apply, args: list[tf.Tensor]) -> tf.Tensor:
     definition = _op_def(expr.op_type)
+    names = _keywords(expr.op_type)
+    inputs: dict[str, Any] = dict(zip(names, args, strict=False))
     if definition.input_arg and definition.input_arg[0].number_attr:
-        inputs: dict[str, Any] = {definition.input_arg[0].name: args}
-    else:
-        inputs = {d.name: a for d, a in zip(definition.input_arg, args, strict=True)}
+        inputs = {names[0]: args}
     # Type attributes of inputs are found by TensorFlow; raw ops don't take them.
     inferred = {d.type_attr for d in definition.input_arg}
     attrs = {name: value for name, value in expr.attrs if name not in inferred}
     return getattr(tf.raw_ops, expr.op_type)(**inputs, **attrs)
+
+
+@functools.cache
+def _keywords(op_type: str) -> list[str]:
+    """What the raw op calls its inputs: mostly, but not always, what the registration does."""
+    definition = _op_def(op_type)
+    parameters = inspect.signature(getattr(tf.raw_ops, op_type)).parameters
+    registered = {d.name for d in [*definition.input_arg, *definition.attr]}
+    renamed = (name for name in parameters if name not in registered and name != "name")
+    return [d.name if d.name in parameters else next(renamed) for d in definition.input_arg]

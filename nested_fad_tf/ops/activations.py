@@ -88,11 +88,15 @@ TABLE: Final[dict[str, Elementwise]] = {
     "Softsign": unary(MEDIUM, lambda x, y: _softsign_factor(x)),
     "Tanh": unary(DEAR, lambda x, y: 1 - y * y),
     # Gradient ops of (output, dy).
-    "InvGrad": binary(CHEAP, lambda y, dy, out: (-2 * dy * y, -(y * y)), (1,)),
-    "ReciprocalGrad": binary(CHEAP, lambda y, dy, out: (-2 * dy * y, -(y * y)), (1,)),
-    "RsqrtGrad": binary(CHEAP, lambda y, dy, out: (-1.5 * dy * (y * y), -0.5 * y * (y * y)), (1,)),
+    "InvGrad": binary(CHEAP, lambda y, dy, out: (-2 * dy * y, -(y * y)), (1,), absorbs_zero=True),
+    "ReciprocalGrad": binary(
+        CHEAP, lambda y, dy, out: (-2 * dy * y, -(y * y)), (1,), absorbs_zero=True
+    ),
+    "RsqrtGrad": binary(
+        CHEAP, lambda y, dy, out: (-1.5 * dy * (y * y), -0.5 * y * (y * y)), (1,), absorbs_zero=True
+    ),
     "SigmoidGrad": binary(CHEAP, lambda y, dy, out: (dy - 2 * dy * y, y * (1 - y)), (1,)),
-    "SqrtGrad": binary(MEDIUM, lambda y, dy, out: (-out / y, 0.5 / y), (1,)),
+    "SqrtGrad": binary(MEDIUM, lambda y, dy, out: (-out / y, 0.5 / y), (1,), absorbs_zero=True),
     "TanhGrad": binary(CHEAP, lambda y, dy, out: (-2 * dy * y, 1 - y * y), (1,)),
     # Gradient ops of (dy, output).
     "EluGrad": binary(CHEAP, lambda dy, y, out: (_elu_factor(y), select(y < 0, dy, 0)), (0,)),
@@ -103,7 +107,7 @@ TABLE: Final[dict[str, Elementwise]] = {
     "Relu6Grad": binary(CHEAP, lambda dy, x, out: (_inside6(x), 0), (0,)),
     "ReluGrad": binary(CHEAP, lambda dy, x, out: (_step(x), 0), (0,)),
     "SoftplusGrad": binary(
-        MEDIUM, lambda dy, x, out: (1 / (fn("Exp", -x) + 1), dy * _softplus_curvature(x)), (0,)
+        MEDIUM, lambda dy, x, out: (fn("Sigmoid", x), dy * _softplus_curvature(x)), (0,)
     ),
     "SoftsignGrad": binary(
         MEDIUM, lambda dy, x, out: (_softsign_factor(x), dy * _softsign_curvature(x)), (0,)

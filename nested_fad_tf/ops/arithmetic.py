@@ -91,8 +91,8 @@ TABLE: Final[dict[str, Elementwise]] = {
     "DivNoNan": binary(
         MEDIUM, lambda a, b, y: (fn("DivNoNan", 1, b), fn("DivNoNan", fn("DivNoNan", -a, b), b))
     ),
-    "Inv": unary(MEDIUM, lambda x, y: -(y * y)),
-    "Reciprocal": unary(MEDIUM, lambda x, y: -(y * y)),
+    "Inv": unary(MEDIUM, lambda x, y: -(y * y), absorbs_zero=True),
+    "Reciprocal": unary(MEDIUM, lambda x, y: -(y * y), absorbs_zero=True),
     "FloorMod": binary(MEDIUM, lambda a, b, y: (1, -fn("FloorDiv", a, b))),
     "FloorDiv": binary(MEDIUM, lambda a, b, y: (0, 0)),
     "TruncateDiv": opaque(MEDIUM),
@@ -103,8 +103,8 @@ TABLE: Final[dict[str, Elementwise]] = {
     ),
     # Powers.
     "Pow": binary(DEAR, _pow),
-    "Rsqrt": unary(MEDIUM, lambda x, y: -0.5 * y * (y * y)),
-    "Sqrt": unary(MEDIUM, lambda x, y: 0.5 / y),
+    "Rsqrt": unary(MEDIUM, lambda x, y: -0.5 * y * (y * y), absorbs_zero=True),
+    "Sqrt": unary(MEDIUM, lambda x, y: 0.5 / y, absorbs_zero=True),
     # Kinks: at a tie TensorFlow gives everything to the first input.
     "Abs": unary(CHEAP, lambda x, y: fn("Sign", x)),
     "ClipByValue": Elementwise(CHEAP, _clip),

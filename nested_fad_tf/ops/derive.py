@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Final
 
+from tensorflow.python.framework import op_def_registry
+
 from nested_fad_tf.ops.elementwise import TABLE
-from nested_fad_tf.ops.entry import Attr
+from nested_fad_tf.ops.entry import Attr, times
 from nested_fad_tf.ops.expr import (
     Apply,
     Const,
@@ -20,7 +22,6 @@ from nested_fad_tf.ops.expr import (
     add,
     fn,
     is_const,
-    scale,
     subexpressions,
 )
 
@@ -51,29 +52,61 @@ def derivative(expr: Expr, leaf: Hashable, memo: dict[Expr, Expr] | None = None)
     memo = {} if memo is None else memo
     if expr in memo:
         return memo[expr]
+    absorbing: set[Expr] = set()
     for item in subexpressions(expr):
+        if _absorbs(item, absorbing):
+            absorbing.add(item)
         if item in memo:
             continue
         if isinstance(item, Apply):
-            memo[item] = _chain_rule(item, tuple(memo[a] for a in item.args))
+            memo[item] = _chain_rule(item, tuple(memo[a] for a in item.args), absorbing)
         else:
             memo[item] = Const(1 if isinstance(item, Leaf) and item.key == leaf else 0)
     return memo[expr]
 
 
+def absorbs_zero(expr: Expr) -> bool:
+    """Whether TensorFlow's gradient of an expression is zero wherever the incoming one is.
+
+    That is so if there is a root or a reciprocal in it (`Elementwise.absorbs_zero`), even where
+    its own derivative is infinite. The product with the incoming gradient has to be a `MulNoNan`
+    then, or a masked-out gradient of ``sqrt(0)`` becomes 0 * inf.
+    """
+    absorbing: set[Expr] = set()
+    for item in subexpressions(expr):
+        if _absorbs(item, absorbing):
+            absorbing.add(item)
+    return expr in absorbing
+
+
+def _absorbs(expr: Expr, absorbing: set[Expr]) -> bool:
+    if not isinstance(expr, Apply):
+        return False
+    entry = TABLE.get(expr.op_type)
+    return (entry is not None and entry.absorbs_zero) or any(a in absorbing for a in expr.args)
+
+
 def attributes(expr: Apply) -> Attr:
-    """How a rule looks up the attributes of an expression."""
-    attrs = dict(expr.attrs)
+    """How a rule looks up an expression's attributes: those given, else the op's defaults."""
+    given = dict(expr.attrs)
 
     def attr(name: str) -> Any:
-        if name not in attrs:
-            raise KeyError(f"{expr.op_type} was made without attribute {name!r}")
-        return attrs[name]
+        return given[name] if name in given else _default(expr.op_type, name)
 
     return attr
 
 
-def _chain_rule(expr: Apply, tangents: tuple[Expr, ...]) -> Expr:
+def _default(op_type: str, name: str) -> Any:
+    """An attribute's default in TensorFlow's registry."""
+    definition = op_def_registry.get(op_type)
+    for attr in definition.attr if definition else ():
+        kind = attr.default_value.WhichOneof("value")
+        if attr.name == name and kind is not None:
+            return getattr(attr.default_value, kind)
+    raise KeyError(f"{op_type} was made without attribute {name!r}, which has no default")
+
+
+def _chain_rule(expr: Apply, tangents: tuple[Expr, ...], absorbing: set[Expr]) -> Expr:
     """The sum of an op's partials, each times its argument's derivative."""
     moving = [i for i, tangent in enumerate(tangents) if not is_const(tangent, 0)]
     entry = TABLE.get(expr.op_type)
@@ -89,12 +122,22 @@ def _chain_rule(expr: Apply, tangents: tuple[Expr, ...]) -> Expr:
         partial = partials[i]
         if partial is None:
             raise NotDifferentiableError(f"{expr.op_type} has no derivative by input {i}")
-        total = add(total, scale(partial, tangents[i]))
+        if expr.args[i] in absorbing and not isinstance(partial, Const) and not _is_mask(partial):
+            # Further in, TensorFlow's gradient turns a zero factor into zero, not 0 * inf.
+            term = fn("MulNoNan", tangents[i], partial)
+        else:
+            term = times(entry, partial, tangents[i])
+        total = add(total, term)
     return total
 
 
+def _is_mask(expr: Expr) -> bool:
+    return isinstance(expr, Apply) and expr.op_type in ("Select", "SelectV2")
+
+
 def _cast(expr: Apply, tangents: tuple[Expr, ...]) -> Expr:
-    return Apply("Cast", tangents, expr.attrs)
+    (tangent,) = tangents
+    return tangent if isinstance(tangent, Const) else Apply("Cast", tangents, expr.attrs)
 
 
 def _select(expr: Apply, tangents: tuple[Expr, ...]) -> Expr:

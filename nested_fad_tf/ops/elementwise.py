@@ -13,7 +13,16 @@ from __future__ import annotations
 from typing import Final
 
 from nested_fad_tf.ops import activations, arithmetic, special
-from nested_fad_tf.ops.entry import ALL, Attr, Cost, Elementwise, Partials, Rule, linear_inputs
+from nested_fad_tf.ops.entry import (
+    ALL,
+    Attr,
+    Cost,
+    Elementwise,
+    Partials,
+    Rule,
+    linear_inputs,
+    times,
+)
 
 __all__ = [
     "ALL",
@@ -24,6 +33,7 @@ __all__ = [
     "Partials",
     "Rule",
     "linear_inputs",
+    "times",
 ]
 
 TABLE: Final[dict[str, Elementwise]] = {

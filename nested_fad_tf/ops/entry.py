@@ -7,7 +7,7 @@ import enum
 from collections.abc import Callable
 from typing import Any
 
-from nested_fad_tf.ops.expr import Expr, Operand, wrap
+from nested_fad_tf.ops.expr import Const, Expr, Operand, fn, scale, wrap
 
 Attr = Callable[[str], Any]
 Partials = tuple[Expr | None, ...]
@@ -41,6 +41,9 @@ class Elementwise:
             factor.
         discrete: Whether the result is boolean or integer whatever the inputs are, so that
             nothing is differentiated through it.
+        absorbs_zero: Whether an incoming gradient of zero gives zero however large the factor is
+            (TensorFlow's kernels for the gradients of roots and reciprocals), so that the factor
+            has to be applied with `times`.
     """
 
     cost: Cost
@@ -48,6 +51,23 @@ class Elementwise:
     linear: tuple[int, ...] = ()
     joint: bool = False
     discrete: bool = False
+    absorbs_zero: bool = False
+
+
+def times(entry: Elementwise, factor: Expr, incoming: Expr) -> Expr:
+    """Multiplies an incoming gradient by an op's factor as the op's own gradient would.
+
+    Args:
+        entry: The op's line.
+        factor: One of its partials.
+        incoming: The gradient (or tangent) that is multiplied.
+
+    Returns:
+        The product.
+    """
+    if entry.absorbs_zero and not isinstance(incoming, Const):
+        return fn("MulNoNan", factor, incoming)
+    return scale(factor, incoming)
 
 
 def linear_inputs(entry: Elementwise, arity: int) -> tuple[int, ...]:
@@ -64,7 +84,10 @@ def linear_inputs(entry: Elementwise, arity: int) -> tuple[int, ...]:
 
 
 def unary(
-    cost: Cost, derivative: Callable[[Expr, Expr], Operand], linear: tuple[int, ...] = ()
+    cost: Cost,
+    derivative: Callable[[Expr, Expr], Operand],
+    linear: tuple[int, ...] = (),
+    absorbs_zero: bool = False,
 ) -> Elementwise:
     """A line for ``y = f(x)``.
 
@@ -72,6 +95,7 @@ def unary(
         cost: Class of its price.
         derivative: Gives f'(x) from x and y.
         linear: ``(0,)`` if f is linear.
+        absorbs_zero: See `Elementwise`.
 
     Returns:
         The line.
@@ -80,7 +104,7 @@ def unary(
     def partials(x: tuple[Expr, ...], y: Expr, attr: Attr) -> Partials:
         return (wrap(derivative(x[0], y)),)
 
-    return Elementwise(cost, partials, linear)
+    return Elementwise(cost, partials, linear, absorbs_zero=absorbs_zero)
 
 
 def binary(
@@ -88,6 +112,7 @@ def binary(
     derivatives: Callable[[Expr, Expr, Expr], tuple[Operand | None, Operand | None]],
     linear: tuple[int, ...] = (),
     joint: bool = False,
+    absorbs_zero: bool = False,
 ) -> Elementwise:
     """A line for ``y = f(a, b)``.
 
@@ -96,6 +121,7 @@ def binary(
         derivatives: Gives ∂f/∂a and ∂f/∂b from a, b and y.
         linear: Inputs in which f is linear.
         joint: Whether it is linear in them together.
+        absorbs_zero: See `Elementwise`.
 
     Returns:
         The line.
@@ -104,7 +130,7 @@ def binary(
     def partials(x: tuple[Expr, ...], y: Expr, attr: Attr) -> Partials:
         return tuple(None if d is None else wrap(d) for d in derivatives(x[0], x[1], y))
 
-    return Elementwise(cost, partials, linear, joint)
+    return Elementwise(cost, partials, linear, joint, absorbs_zero=absorbs_zero)
 
 
 def discrete(cost: Cost) -> Elementwise:

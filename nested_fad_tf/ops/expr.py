@@ -244,11 +244,11 @@ def neg(a: Expr) -> Expr:
 
 
 def scale(factor: Expr, by: Expr) -> Expr:
-    """``factor * by``, going inside selections.
+    """``factor * by``, the way TensorFlow's own gradients multiply.
 
     A mask is a selection between one and zero. Multiplying by it would turn an infinite `by` that
-    is masked out into a nan (0 * inf); selecting between `by` and zero is what TensorFlow's own
-    gradients do.
+    is masked out into a nan (0 * inf), so the selection is made between `by` and zero. And
+    ``(1 / b) * by`` becomes ``by / b``, as the reciprocal may overflow where the quotient doesn't.
 
     Args:
         factor: What `by` is multiplied with; selections in it are kept outermost.
@@ -260,7 +260,26 @@ def scale(factor: Expr, by: Expr) -> Expr:
     if isinstance(factor, Apply) and factor.op_type == "SelectV2":
         condition, a, b = factor.args
         return Apply("SelectV2", (condition, scale(a, by), scale(b, by)))
+    if isinstance(factor, Apply) and factor.op_type == "Select" and not isinstance(by, Const):
+        condition, *sides = factor.args
+        # Unlike SelectV2's, its sides have to be of full shape.
+        scaled = (s if _is_zeros(s) else mul(s, by) for s in sides)
+        return Apply("Select", (condition, *scaled))
+    if isinstance(factor, Apply) and factor.op_type == "RealDiv":
+        numerator, denominator = factor.args
+        if isinstance(numerator, Const):
+            return div(mul(numerator, by), denominator)
+    if isinstance(by, Apply) and by.op_type == "SelectV2":
+        condition, a, b = by.args
+        # Only where one side is masked out: going into both sides of a chain of selections would
+        # double the expression with every one.
+        if is_const(a, 0) or is_const(b, 0):
+            return Apply("SelectV2", (condition, scale(factor, a), scale(factor, b)))
     return mul(factor, by)
+
+
+def _is_zeros(expr: Expr) -> bool:
+    return isinstance(expr, Apply) and expr.op_type == "ZerosLike"
 
 
 def fn(op_type: str, *args: Operand, **attrs: Any) -> Expr:

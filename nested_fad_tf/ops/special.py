@@ -44,7 +44,7 @@ def _igamma_by_x(a: Expr, x: Expr) -> Expr:
 def _betainc(x: tuple[Expr, ...], y: Expr, attr: Attr) -> Partials:
     a, b, t = x
     log_beta = fn("Lgamma", a) + fn("Lgamma", b) - fn("Lgamma", a + b)
-    density = _exp((b - 1) * fn("Log1p", -t) + fn("Xlogy", a - 1, t) - log_beta)
+    density = _exp(fn("Xlog1py", b - 1, -t) + fn("Xlogy", a - 1, t) - log_beta)
     return None, None, density
 
 
