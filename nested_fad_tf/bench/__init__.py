@@ -1,0 +1,1 @@
+"""Benchmarks: public models, and what a training step of theirs costs plain and rewritten."""

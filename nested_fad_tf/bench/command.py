@@ -1,0 +1,171 @@
+"""Runs benchmarks, prints their tables and writes them to a file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import platform
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+from rich.console import Console
+
+from nested_fad_tf.bench import agreement, models, runner
+
+WHAT = ("memory", "time", "gradients", "losses")
+
+# Column title -> text of the cell, by kind of row.
+_Column = tuple[str, Callable[[Any], str]]
+
+
+def run_bench(
+    models: Sequence[str] = ("all",),
+    strategies: Sequence[str] = ("auto",),
+    fuse: str = "auto",
+    json_path: str | os.PathLike[str] | None = None,
+    what: Sequence[str] = ("memory", "time"),
+) -> dict[str, list[dict[str, Any]]]:
+    """Measures models, prints Markdown tables as it goes, and writes everything as JSON.
+
+    Args:
+        models: Names of `nested_fad_tf.bench.models`; "all" stands for every one.
+        strategies: Strategies of `nested_fad_tf.Options` to compare with plain TensorFlow.
+        fuse: How fused groups run.
+        json_path: Where to write the rows; None to write none.
+        what: What to measure, of "memory", "time", "gradients" and "losses".
+
+    Returns:
+        Rows as dictionaries, by what was measured.
+
+    Raises:
+        ValueError: If a model or something to measure is not known.
+    """
+    chosen = _chosen_models(models)
+    if unknown := set(what) - set(WHAT):
+        raise ValueError(f"cannot measure {sorted(unknown)}; there are: {', '.join(WHAT)}")
+    console = Console()
+    results: dict[str, list[dict[str, Any]]] = {}
+    for kind in what:
+        rows: list[Any] = []
+        for model in chosen:
+            with console.status(f"{kind}: {model}"):
+                rows += _rows(kind, model, list(strategies), fuse)
+        console.print(f"\n{kind}\n")
+        console.out(markdown(rows, _COLUMNS[kind]), highlight=False)
+        results[kind] = [dataclasses.asdict(row) for row in rows]
+    if json_path is not None:
+        _write(pathlib.Path(json_path), results)
+    return results
+
+
+def _chosen_models(chosen: Sequence[str]) -> list[str]:
+    known = models.names()
+    if "all" in chosen:
+        return known
+    if unknown := [name for name in chosen if name not in known]:
+        raise ValueError(f"no model named {unknown[0]!r}; there are: all, {', '.join(known)}")
+    return list(chosen)
+
+
+def _rows(kind: str, model: str, strategies: list[str], fuse: str) -> list[Any]:
+    """Rows of one model."""
+    if kind == "time":
+        return list(runner.time_rows([model], strategies, fuse))
+    makers: dict[str, Callable[..., Any]] = {
+        "memory": runner.memory_row,
+        "gradients": agreement.gradients_row,
+        "losses": agreement.losses_row,
+    }
+    return [makers[kind](model, strategy, fuse) for strategy in strategies]
+
+
+def markdown(rows: Sequence[Any], columns: Sequence[_Column]) -> str:
+    """Formats rows as a Markdown table.
+
+    Args:
+        rows: What the columns take apart.
+        columns: Titles, and functions from a row to its cell's text.
+
+    Returns:
+        The table, columns padded to equal width.
+    """
+    cells = [[title for title, _ in columns]]
+    cells += [[text(row) for _, text in columns] for row in rows]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    lines = [
+        "| "
+        + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        + " |"
+        for line in cells
+    ]
+    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
+
+
+def _write(path: pathlib.Path, results: dict[str, list[dict[str, Any]]]) -> None:
+    """Writes the rows with what they depend on; all of the file or nothing."""
+    content = {
+        "tensorflow": tf.__version__,
+        "python": platform.python_version(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "gpus": [device.name for device in tf.config.list_physical_devices("GPU")],
+        "results": results,
+    }
+    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished.write_text(json.dumps(content, indent=2) + "\n")
+    unfinished.replace(path)
+
+
+def _mib(size: int | None) -> str:
+    return "-" if size is None else f"{size / 2**20:.0f}"
+
+
+def _pair(before: int | None, after: int | None) -> str:
+    return f"{_mib(before)} -> {_mib(after)}"
+
+
+def _gain(row: runner.MemoryRow) -> str:
+    return f"{row.plain_peak / row.peak:.2f}x" if row.peak else "-"
+
+
+_COMMON: list[_Column] = [
+    ("model", lambda row: row.model),
+    ("strategy", lambda row: row.strategy),
+]
+_COLUMNS: dict[str, list[_Column]] = {
+    "memory": [
+        *_COMMON,
+        ("peak MiB", lambda row: _pair(row.plain_peak, row.peak)),
+        ("gain", _gain),
+        ("predicted MiB", lambda row: _pair(row.predicted_before, row.predicted_after)),
+        ("process MiB", lambda row: _pair(row.plain_resident, row.resident)),
+        ("kept MiB", lambda row: _pair(row.kept_before, row.kept_after)),
+        ("ops", lambda row: str(row.graph_ops)),
+    ],
+    "time": [
+        *_COMMON,
+        ("step s", lambda row: f"{row.seconds:.3f}"),
+        ("to plain", lambda row: f"{row.ratio:.2f}x"),
+        ("range", lambda row: f"{row.ratio_low:.2f}-{row.ratio_high:.2f}"),
+        ("trace s", lambda row: f"{row.trace_seconds:.1f}"),
+        ("rewrite s", lambda row: f"{row.rewrite_seconds:.1f}"),
+        ("first call s", lambda row: f"{row.first_call_seconds:.1f}"),
+    ],
+    "gradients": [
+        *_COMMON,
+        ("dtype", lambda row: row.dtype),
+        ("loss", lambda row: f"{row.loss_difference:.1e}"),
+        ("worst gradient", lambda row: f"{row.worst_difference:.1e}"),
+        ("plain twice", lambda row: f"{row.control_difference:.1e}"),
+        ("of", lambda row: row.worst_tensor),
+    ],
+    "losses": [
+        *_COMMON,
+        ("worst difference", lambda row: f"{row.worst_difference:.1e}"),
+        ("plain twice", lambda row: f"{row.control_difference:.1e}"),
+        ("last loss", lambda row: f"{row.plain[-1]:.4f} / {row.rewritten[-1]:.4f}"),
+    ],
+}

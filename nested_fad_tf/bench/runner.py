@@ -1,0 +1,234 @@
+"""Rows of the benchmark tables: memory and time of a step, and whether rewriting changed it."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from nested_fad_tf.bench import variants
+from nested_fad_tf.report import process
+
+CONTROL = "plain again"
+_LEAST_ROUNDS = 9
+
+
+@dataclass(frozen=True)
+class MemoryRow:
+    """Memory of one step, plain and rewritten, in bytes above what lived before the step.
+
+    Attributes:
+        model: The model's name.
+        strategy: The rewrite's strategy.
+        fuse: How its groups run.
+        graph_ops: Ops in the plain graph.
+        plain_peak: Peak of plain TensorFlow, bytes requested.
+        peak: Peak of the rewritten step.
+        plain_resident: How far the plain step raised the resident set; None where unknown.
+        resident: The same for the rewritten step.
+        predicted_before: The plain step's peak as the planner predicted it.
+        predicted_after: The rewritten step's.
+        kept_before: Bytes that plain TensorFlow keeps for the backward pass.
+        kept_after: Bytes that the rewritten step keeps.
+        changed: Whether anything was rewritten.
+        method: How the peaks were measured.
+    """
+
+    model: str
+    strategy: str
+    fuse: str
+    graph_ops: int
+    plain_peak: int
+    peak: int
+    plain_resident: int | None
+    resident: int | None
+    predicted_before: int | None
+    predicted_after: int | None
+    kept_before: int | None
+    kept_after: int | None
+    changed: bool
+    method: str
+
+
+@dataclass(frozen=True)
+class TimeRow:
+    """Time of one version of a step against plain TensorFlow, alternating in one process.
+
+    Attributes:
+        model: The model's name.
+        strategy: The version: "plain", a strategy, or "plain again", the null control, whose spread
+            says which differences mean something.
+        fuse: How its groups run.
+        seconds: Median time of a steady step.
+        ratio: Median over the rounds of this version's time to plain's in the same round.
+        ratio_low: The smallest such ratio.
+        ratio_high: The largest.
+        rounds: How many rounds were run.
+        trace_seconds: Time to trace, rewriting left out.
+        rewrite_seconds: Time to rewrite; zero for plain.
+        first_call_seconds: Tracing, rewriting, compiling and the first step.
+    """
+
+    model: str
+    strategy: str
+    fuse: str
+    seconds: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    rounds: int
+    trace_seconds: float
+    rewrite_seconds: float
+    first_call_seconds: float
+
+
+def memory_row(model: str, strategy: str = "auto", fuse: str = "auto") -> MemoryRow:
+    """Measures the memory of a step, plain and rewritten, each in a fresh process.
+
+    Args:
+        model: A name of `nested_fad_tf.bench.models`.
+        strategy: A strategy of `nested_fad_tf.Options`, or "plain" for plain TensorFlow alone.
+        fuse: How fused groups run.
+
+    Returns:
+        The row.
+
+    Raises:
+        RuntimeError: If a measuring process fails; the message ends with its last error lines.
+    """
+    plain = _measure_in_process(model, variants.PLAIN, "auto")
+    other = plain if strategy == variants.PLAIN else _measure_in_process(model, strategy, fuse)
+    return MemoryRow(
+        model=model,
+        strategy=strategy,
+        fuse=fuse,
+        graph_ops=plain["graph_ops"],
+        plain_peak=plain["peak_bytes"],
+        peak=other["peak_bytes"],
+        plain_resident=plain["resident_peak_bytes"],
+        resident=other["resident_peak_bytes"],
+        predicted_before=other.get("predicted_peak_before"),
+        predicted_after=other.get("predicted_peak_after"),
+        kept_before=other.get("kept_bytes_before"),
+        kept_after=other.get("kept_bytes_after"),
+        changed=other.get("changed", False),
+        method=other["method"],
+    )
+
+
+@functools.cache  # Several strategies share the plain measurement.
+def _measure_in_process(model: str, strategy: str, fuse: str) -> dict[str, Any]:
+    """Runs `nested_fad_tf.bench.worker` and reads its answer."""
+    request = json.dumps({"model": model, "strategy": strategy, "fuse": fuse})
+    result = subprocess.run(
+        [sys.executable, "-m", "nested_fad_tf.bench.worker", "--json", request],
+        env={**os.environ, **process.EXACT_ENVIRONMENT},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if result.returncode:
+        raise RuntimeError(f"measuring {model} ({strategy}) failed:\n{result.stderr[-2000:]}")
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def time_rows(
+    models: list[str],
+    strategies: list[str],
+    fuse: str = "auto",
+    rounds: int = _LEAST_ROUNDS,
+) -> list[TimeRow]:
+    """Times steps, all versions of a model alternating in this process.
+
+    Args:
+        models: Names of `nested_fad_tf.bench.models`.
+        strategies: Strategies of `nested_fad_tf.Options`.
+        fuse: How fused groups run.
+        rounds: How often each version is timed; at least 9.
+
+    Returns:
+        For every model a row for plain, for each strategy, and for the null control.
+
+    Raises:
+        ValueError: If there are fewer than 9 rounds.
+    """
+    if rounds < _LEAST_ROUNDS:
+        raise ValueError(f"rounds must be at least {_LEAST_ROUNDS}, not {rounds}")
+    chosen = [name for name in strategies if name != variants.PLAIN]
+    return [row for model in models for row in _time_model(model, chosen, fuse, rounds)]
+
+
+@dataclass(frozen=True)
+class _Version:
+    """A step ready to be timed, and what getting it ready took."""
+
+    step: Any
+    trace_seconds: float
+    rewrite_seconds: float
+    first_call_seconds: float
+
+
+def _time_model(model: str, strategies: list[str], fuse: str, rounds: int) -> list[TimeRow]:
+    from nested_fad_tf.bench import models
+
+    problem = models.build(model)
+    versions = {
+        label: _first_call(problem, variants.PLAIN if label == CONTROL else label, fuse)
+        for label in [variants.PLAIN, *strategies, CONTROL]
+    }
+    seconds: dict[str, list[float]] = {label: [] for label in versions}
+    order = list(versions)
+    for round_number in range(rounds + 1):
+        for label in order:
+            start = time.perf_counter()
+            versions[label].step(*problem.inputs).numpy()
+            elapsed = time.perf_counter() - start
+            if round_number:  # Round 0 warms up.
+                seconds[label].append(elapsed)
+        order = order[1:] + order[:1]  # Nobody always follows the same neighbour's cache contents.
+    return [
+        _time_row(model, label, fuse, versions[label], seconds[label], seconds[variants.PLAIN])
+        for label in versions
+    ]
+
+
+def _first_call(problem: Any, strategy: str, fuse: str) -> _Version:
+    """Traces, rewrites, compiles and runs once, timing each part."""
+    step = variants.wrap(problem.step, strategy, fuse)
+    start = time.perf_counter()
+    step.get_concrete_function(*problem.inputs)
+    traced = time.perf_counter()
+    step(*problem.inputs).numpy()
+    end = time.perf_counter()
+    rewriting = variants.report_numbers(step).get("rewrite_seconds", 0.0)
+    return _Version(step, traced - start - rewriting, rewriting, end - start)
+
+
+def _time_row(
+    model: str,
+    label: str,
+    fuse: str,
+    version: _Version,
+    seconds: list[float],
+    plain: list[float],
+) -> TimeRow:
+    ratios = [own / other for own, other in zip(seconds, plain, strict=True)]
+    return TimeRow(
+        model=model,
+        strategy=label,
+        fuse=fuse,
+        seconds=statistics.median(seconds),
+        ratio=statistics.median(ratios),
+        ratio_low=min(ratios),
+        ratio_high=max(ratios),
+        rounds=len(seconds),
+        trace_seconds=version.trace_seconds,
+        rewrite_seconds=version.rewrite_seconds,
+        first_call_seconds=version.first_call_seconds,
+    )

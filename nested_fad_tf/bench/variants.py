@@ -1,0 +1,55 @@
+"""The versions of a step that are compared: plain TensorFlow, and one rewrite per strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+PLAIN = "plain"
+
+
+def wrap(function: Callable[..., Any], strategy: str, fuse: str = "auto") -> Any:
+    """Makes a graph function of a Python function.
+
+    Args:
+        function: A step or gradient function of a `Problem`.
+        strategy: "plain" for `tf.function`, or a strategy of `nested_fad_tf.Options`.
+        fuse: How fused groups run, as in `nested_fad_tf.Options`.
+
+    Returns:
+        A `tf.function` or its rewriting drop-in. A rewrite that fails raises: a benchmark must not
+        measure the fallback by accident.
+    """
+    # The steps hold no Python control flow on tensors, so autograph would only slow tracing down.
+    if strategy == PLAIN:
+        return tf.function(function, autograph=False)
+    import nested_fad_tf
+
+    options = nested_fad_tf.Options(strategy=strategy, fuse=fuse, on_error="raise")  # type: ignore[arg-type]
+    return nested_fad_tf.function(function, options=options, autograph=False)
+
+
+def report_numbers(function: Any) -> dict[str, Any]:
+    """The numbers of the last rewrite's report.
+
+    Args:
+        function: What `wrap` gave, traced.
+
+    Returns:
+        changed, kept_bytes_before/after, predicted_peak_before/after, rewrite_seconds; empty for
+        plain functions.
+    """
+    reports = getattr(function, "reports", None)
+    if not reports:
+        return {}
+    report = reports[-1]
+    return {
+        "changed": report.changed,
+        "kept_bytes_before": report.kept_bytes_before,
+        "kept_bytes_after": report.kept_bytes_after,
+        "predicted_peak_before": report.predicted_peak_before,
+        "predicted_peak_after": report.predicted_peak_after,
+        "rewrite_seconds": report.seconds,
+    }
