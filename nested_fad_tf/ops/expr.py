@@ -173,9 +173,9 @@ def _formula(expr: Expr, depth: int) -> str:
     if not depth:
         return "..."
     args = [_formula(a, depth - 1) for a in expr.args]
-    if expr.op_type in _INFIX:
+    if expr.op_type in _INFIX and len(args) == 2:
         return f"({args[0]} {_INFIX[expr.op_type]} {args[1]})"
-    if expr.op_type == "Neg":
+    if expr.op_type == "Neg" and len(args) == 1:
         return f"-{args[0]}"
     return f"{expr.op_type}({', '.join(args)})"
 
