@@ -12,7 +12,7 @@ from nested_fad_tf.cli.command import Command
 
 _STRATEGIES = ("auto", "forward_ad", "recompute")
 _FUSE = ("auto", "xla", "ops")
-_WHAT = ("memory", "time")
+_WHAT = ("memory", "time", "gradients", "losses")
 
 
 def _define_flags(values: flags.FlagValues) -> None:
@@ -27,7 +27,7 @@ def _define_flags(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_string("fuse", "auto", f"How groups run: {', '.join(_FUSE)}.", flag_values=values)
     flags.DEFINE_list(
-        "what", list(_WHAT), f"What to measure: {', '.join(_WHAT)}.", flag_values=values
+        "what", ["memory", "time"], f"What to measure: {', '.join(_WHAT)}.", flag_values=values
     )
     flags.DEFINE_string("json", None, "File to write the results to.", flag_values=values)
 
@@ -40,9 +40,11 @@ def _run(values: Mapping[str, Any]) -> None:
         choices.one_of("what", what, _WHAT)
     json_path = choices.writable("json", values["json"])
     quiet.start_tensorflow()
-    from nested_fad_tf.bench.command import run_bench
+    from nested_fad_tf.bench import command, models
 
-    run_bench(
+    for model in values["models"]:
+        choices.one_of("models", model, ["all", *models.names()])
+    command.run_bench(
         models=values["models"],
         strategies=values["strategies"],
         fuse=values["fuse"],

@@ -117,7 +117,7 @@ def _add_times(rows: table.Table, comparison: Comparison) -> None:
         rows.add_row("step time", "too few steps", "too few steps")
         return
     ratios = comparison.time_ratios()
-    text = f"{statistics.median(ratios):.2f}x"
+    text = f"{statistics.median(ratios):.2f}x of plain"
     if len(ratios) >= 4:
         low, _, high = statistics.quantiles(ratios, n=4)
         # The middle half of the pairs: on a busy machine single steps say little.

@@ -35,6 +35,6 @@ EXAMPLE = Example(
     load=lambda: digits.load_enlarged(_SIZE),
     make_model=make_model,
     batch_size=32,
-    steps=60,
-    learning_rate=1e-3,
+    steps=50,
+    learning_rate=2e-3,
 )

@@ -41,6 +41,6 @@ EXAMPLE = Example(
     load=lambda: digits.load_enlarged(_SIZE),
     make_model=make_model,
     batch_size=256,
-    steps=60,
+    steps=50,
     learning_rate=1e-3,
 )

@@ -33,6 +33,6 @@ EXAMPLE = Example(
     load=digits.load,
     make_model=make_model,
     batch_size=128,
-    steps=80,
+    steps=60,
     learning_rate=2e-3,
 )

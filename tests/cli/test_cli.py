@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from nested_fad_tf.cli import main
+
 _REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 
 
@@ -43,28 +45,28 @@ def test_the_console_script_is_the_same_program():
     assert _run("--help", module=False).stdout == _run("--help").stdout
 
 
-def test_no_command_is_bad_usage():
-    done = _run()
-    assert done.returncode == 2
-    assert "usage: nested-fad-tf COMMAND" in done.stderr
-    assert not done.stdout
+def test_no_command_is_bad_usage(capsys):
+    assert main.main(["nested-fad-tf"]) == 2
+    output = capsys.readouterr()
+    assert "usage: nested-fad-tf COMMAND" in output.err
+    assert not output.out
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
-def test_help_of_train_lists_its_flags_and_models(flag):
-    done = _run("train", flag)
-    assert done.returncode == 0
+def test_help_of_train_lists_its_flags_and_models(capsys, flag):
+    assert main.main(["nested-fad-tf", "train", flag]) == 0
+    output = capsys.readouterr().out
     for word in ("--model", "--preset", "--steps", "--batch_size", "--json", "--verbosity"):
-        assert word in done.stdout
+        assert word in output
     for word in ("vit", "gpt", "mish_convnet", "efficientnetv2b0", "low_memory", "examples:"):
-        assert word in done.stdout
+        assert word in output
 
 
-def test_help_of_bench_lists_its_flags():
-    done = _run("bench", "--help")
-    assert done.returncode == 0
+def test_help_of_bench_lists_its_flags(capsys):
+    assert main.main(["nested-fad-tf", "bench", "--help"]) == 0
+    output = capsys.readouterr().out
     for word in ("--models", "--strategies", "--fuse", "--json"):
-        assert word in done.stdout
+        assert word in output
 
 
 @pytest.mark.parametrize(
@@ -80,31 +82,39 @@ def test_help_of_bench_lists_its_flags():
         (["train", "something"], "takes flags only"),
         (["train", "--json=/no/such/folder/x.json"], "folder /no/such/folder does not exist"),
         (["bench", "--strategies=auto,no"], "--strategies=no"),
+        (["bench", "--what=speed"], "--what=speed"),
     ],
 )
-def test_bad_usage_is_one_line_and_status_2(arguments, expected):
-    done = _run(*arguments)
+def test_bad_usage_is_one_line_and_status_2(capsys, arguments, expected):
+    assert main.main(["nested-fad-tf", *arguments]) == 2
+    output = capsys.readouterr()
+    assert len(output.err.splitlines()) == 1
+    assert expected in output.err
+    assert not output.out
+
+
+def test_bad_usage_ends_the_process_with_status_2():
+    done = _run("train", "--model=vti")
     assert done.returncode == 2
     assert len(_messages(done)) == 1
-    assert expected in _messages(done)[0]
     assert "Traceback" not in done.stderr
 
 
-def test_an_error_is_one_line_and_status_1(tmp_path):
+def test_an_error_is_one_line_and_status_1(capsys, tmp_path):
     bad = tmp_path / "bad.toml"
     bad.write_text('[options]\nstrategy = "no"\n')
-    done = _run("train", f"--preset={bad}")
-    assert done.returncode == 1
-    assert len(_messages(done)) == 1
-    assert "strategy is 'no'" in _messages(done)[0]
-    assert "Traceback" not in done.stderr
+    assert main.main(["nested-fad-tf", "train", f"--preset={bad}"]) == 1
+    output = capsys.readouterr().err
+    assert len(output.splitlines()) == 1
+    assert "strategy is 'no'" in output
 
 
-def test_verbosity_shows_the_stack_of_an_error(tmp_path):
-    done = _run("train", f"--preset={tmp_path / 'missing.toml'}", "--verbosity=1")
-    assert done.returncode == 1
-    assert "Traceback" in done.stderr
-    assert "cannot read" in _messages(done)[-1]
+def test_verbosity_shows_the_stack_of_an_error(capsys, tmp_path):
+    preset = f"--preset={tmp_path / 'missing.toml'}"
+    assert main.main(["nested-fad-tf", "train", preset, "--verbosity=1"]) == 1
+    output = capsys.readouterr().err
+    assert "Traceback" in output
+    assert "cannot read" in output.splitlines()[-1]
 
 
 def test_train_compares_both_versions_and_writes_json(tmp_path):
