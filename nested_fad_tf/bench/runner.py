@@ -124,11 +124,11 @@ def memory_row(model: str, strategy: str = "auto", fuse: str = "auto") -> Memory
 
 @functools.cache  # Several strategies share the plain measurement.
 def _measure_in_process(model: str, strategy: str, fuse: str) -> dict[str, Any]:
-    """Runs `nested_fad_tf.bench.worker` and reads its answer."""
+    """Runs `nested_fad_tf.bench.worker`, which finds modules where this process does."""
     request = json.dumps({"model": model, "strategy": strategy, "fuse": fuse})
     result = subprocess.run(
         [sys.executable, "-m", "nested_fad_tf.bench.worker", "--json", request],
-        env={**os.environ, **process.EXACT_ENVIRONMENT},
+        env={**os.environ, **process.EXACT_ENVIRONMENT, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
         check=False,
