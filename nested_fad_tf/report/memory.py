@@ -35,6 +35,9 @@ _ALLOCATION = "MemoryAllocation"
 _DEALLOCATION = "MemoryDeallocation"
 # Two calls: Keras and others trace a second variant after creating their optimizer's slots.
 _WARM_UP_CALLS = 2
+# The executor orders ready ops by how long they took so far, so the peak may vary by a few tensors
+# even with one thread; between processes more than within one. The median of three is reported.
+_PROFILED_CALLS = 3
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ class Measurement:
     """What one call needs.
 
     Attributes:
-        peak_bytes: The most that was live at once, above what lived before the call.
+        peak_bytes: The most that was live at once, above what lived before the call; the median of
+            the profiled calls.
         total_peak_bytes: The same with what lived before the call (weights, optimizer slots,
             inputs).
         seconds: Median time of the un-profiled calls.
@@ -70,6 +74,7 @@ class Measurement:
         method: "profiler", "allocator statistics" or "resident set", from exact to coarse.
         unknown_frees: Buffers from before the call that were freed in it and whose size is not
             known; they are left out of the sum, which is then an upper bound. Zero almost always.
+        peak_range: The smallest and the largest peak of the profiled calls.
     """
 
     peak_bytes: int
@@ -80,6 +85,7 @@ class Measurement:
     peak_live: tuple[LiveTensor, ...]
     method: str
     unknown_frees: int = 0
+    peak_range: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -105,9 +111,9 @@ class _Account:
 def measure(fn: Callable[..., Any], *args: Any, runs: int = 5, **kwargs: Any) -> Measurement:
     """Measures a call's memory peak and time.
 
-    The function really runs: twice to warm up, twice under the profiler (once to learn the sizes of
-    the buffers the second call replaces, once to measure), `runs` times for the time. A training
-    step moves on by as many steps.
+    The function really runs: twice to warm up, `runs` times for the time, and four times under the
+    profiler (once to learn the sizes of the buffers that later calls replace, three times to
+    measure; the one with the median peak is reported). A training step moves on by as many steps.
 
     Args:
         fn: A tf.function, a function made by `nested_fad_tf.function`, or any callable that runs
@@ -135,7 +141,9 @@ def measure(fn: Callable[..., Any], *args: Any, runs: int = 5, **kwargs: Any) ->
         call()
     all_seconds = tuple(_seconds(call) for _ in range(runs))
     before = _live_bytes()
-    account, method = _account_of(call)
+    accounts, method = _accounts_of(call)
+    accounts.sort(key=lambda account: account.peak)
+    account = accounts[len(accounts) // 2]
     return Measurement(
         peak_bytes=account.peak,
         total_peak_bytes=before + account.peak,
@@ -145,18 +153,19 @@ def measure(fn: Callable[..., Any], *args: Any, runs: int = 5, **kwargs: Any) ->
         peak_live=account.live,
         method=method,
         unknown_frees=account.unknown_frees,
+        peak_range=(accounts[0].peak, accounts[-1].peak),
     )
 
 
-def _account_of(call: Callable[[], Any]) -> tuple[_Account, str]:
-    """The best account that this machine can give, and the name of the method."""
-    account = _profiled(call)
-    if account is not None:
-        return account, "profiler"
+def _accounts_of(call: Callable[[], Any]) -> tuple[list[_Account], str]:
+    """Accounts of calls by the best method that works here, and the method's name."""
+    accounts = _profiled(call)
+    if accounts:
+        return accounts, "profiler"
     peak = _statistics_peak(call)
     if peak is not None:
-        return _Account(peak, (), (), 0), "allocator statistics"
-    return _Account(process.resident_peak(call)[0], (), (), 0), "resident set"
+        return [_Account(peak, (), (), 0)], "allocator statistics"
+    return [_Account(process.resident_peak(call)[0], (), (), 0)], "resident set"
 
 
 def _seconds(call: Callable[[], Any]) -> float:
@@ -211,8 +220,8 @@ def _statistics_peak(call: Callable[[], Any]) -> int | None:
     return int(peak - before) if peak > before else None
 
 
-def _profiled(call: Callable[[], Any]) -> _Account | None:
-    """The account from one profiled call, or None where the profile holds no memory events."""
+def _profiled(call: Callable[[], Any]) -> list[_Account]:
+    """Accounts of profiled calls; none where the profile holds no memory events."""
     _enable_cpu_events()
     options = tf.profiler.experimental.ProfilerOptions(
         host_tracer_level=2, python_tracer_level=0, device_tracer_level=0
@@ -220,16 +229,15 @@ def _profiled(call: Callable[[], Any]) -> _Account | None:
     with tempfile.TemporaryDirectory() as log_dir:
         tf.profiler.experimental.start(log_dir, options=options)
         try:
-            call()  # Its allocations tell the sizes of the buffers which the next call replaces.
-            with tf.profiler.experimental.Trace(_MARKER):
-                result = call()
+            call()  # Its allocations tell the sizes of the buffers which later calls replace.
+            for _ in range(_PROFILED_CALLS):
+                with tf.profiler.experimental.Trace(_MARKER):
+                    result = call()
+                del result  # Held until here: what a step returns is part of what it needs.
         finally:
             tf.profiler.experimental.stop()
-        del result
-        events, start, end = _read_events(log_dir)
-    if not events:
-        return None
-    return _sum_events(events, start, end)
+        events, spans = _read_events(log_dir)
+    return [_sum_events(events, start, end) for start, end in spans if events]
 
 
 def _enable_cpu_events() -> None:
@@ -240,14 +248,14 @@ def _enable_cpu_events() -> None:
         ctypes.CDLL(library)._ZN3tsl23EnableCPUAllocatorStatsEv()
 
 
-def _read_events(log_dir: str) -> tuple[list[_Event], int, int]:
-    """Memory events in time order, and when the measured call began and ended."""
+def _read_events(log_dir: str) -> tuple[list[_Event], list[tuple[int, int]]]:
+    """Memory events in time order, and when each measured call began and ended."""
     try:
         from tensorflow.tsl.profiler.protobuf import xplane_pb2
     except ImportError:
-        return [], 0, 0
+        return [], []
     events: list[_Event] = []
-    start = end = 0
+    spans: list[tuple[int, int]] = []
     for path in glob.glob(os.path.join(log_dir, "**", "*.xplane.pb"), recursive=True):
         space = xplane_pb2.XSpace()
         with open(path, "rb") as file:
@@ -257,11 +265,11 @@ def _read_events(log_dir: str) -> tuple[list[_Event], int, int]:
             stat_names = {key: value.name for key, value in plane.stat_metadata.items()}
             for time_ps, name, event in _named_events(plane, names):
                 if name == _MARKER:
-                    start, end = time_ps, time_ps + event.duration_ps
+                    spans.append((time_ps, time_ps + event.duration_ps))
                 else:
                     events.extend(_decode(time_ps, name, _stats(event, stat_names)))
     events.sort(key=lambda event: event.picoseconds)
-    return events, start, end
+    return events, spans
 
 
 def _named_events(plane: Any, names: dict[int, str]) -> Iterator[tuple[int, str, Any]]:

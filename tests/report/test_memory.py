@@ -28,6 +28,7 @@ def test_chain_of_tanh_needs_one_tensor_an_op_and_the_seed():
     measured = memory.measure(tanh_chain_gradient, tf.ones([2048, 2048]), runs=1)
     assert measured.method == "profiler"
     assert measured.peak_bytes == (6 + 1) * 16 * MIB
+    assert measured.peak_range == (measured.peak_bytes, measured.peak_bytes)
     assert measured.total_peak_bytes >= (6 + 2) * 16 * MIB
     assert sorted(tensor.name for tensor in measured.peak_live)[:6] == [
         "Tanh", "Tanh_1", "Tanh_2", "Tanh_3", "Tanh_4", "Tanh_5",
