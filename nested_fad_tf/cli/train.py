@@ -60,6 +60,8 @@ def _run(values: Mapping[str, Any]) -> None:
         comparison = Comparison(example, data, options, batch_size)
     _train(comparison, steps, status)
     train_output.show(comparison)
+    if example.note:
+        print(f"note: {example.note}")
     if json_path:
         settings = {"model": model, "steps": steps, "batch_size": batch_size}
         train_output.write_json(json_path, comparison, settings, options)

@@ -132,7 +132,10 @@ def _losses_line(comparison: Comparison) -> str:
     if largest == 0:
         return f"the losses are bit-equal in all {len(differences)} steps"
     step = differences.index(largest) + 1
-    return f"largest difference between the losses: {largest:.1e}, in step {step}"
+    return (
+        f"the losses differ by {differences[0]:.1e} in the first step, "
+        f"by {largest:.1e} at most (step {step} of {len(differences)})"
+    )
 
 
 def _kept_table(report: Any) -> table.Table:

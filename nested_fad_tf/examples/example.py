@@ -61,6 +61,7 @@ class Example:
         batch_size: Examples per step, unless the user says otherwise.
         steps: Training steps, unless the user says otherwise.
         learning_rate: Of Adam.
+        note: What a reader of the results has to know.
     """
 
     load: Callable[[], Dataset]
@@ -68,3 +69,4 @@ class Example:
     batch_size: int
     steps: int
     learning_rate: float
+    note: str = ""
