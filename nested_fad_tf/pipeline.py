@@ -48,7 +48,7 @@ def rewrite_graph(graph: Any, options: Options, *, apply: bool = True) -> Report
             )
         plan = make_plan(view, roles, options)
         if apply and plan.rewrite:
-            edit.apply(graph, view.nodes, plan.rewrite)
+            edit.apply(graph, view, plan.rewrite, compiled=options.fuse != "ops")
         return summary.from_plan(view, plan, roles.seeds, time.perf_counter() - start)
     except Exception as error:
         return _failed(graph, error, options, time.perf_counter() - start)
@@ -65,7 +65,8 @@ def make_plan(view: GraphView, roles: Roles, options: Options) -> Plan:
     Returns:
         The plan.
     """
-    candidates = find_candidates(view, roles, options.min_bytes)
+    fused = options.fuse != "ops"
+    candidates = find_candidates(view, roles, options.min_bytes, fused=fused)
     return STRATEGIES[options.strategy](candidates, options)
 
 

@@ -1,93 +1,108 @@
 """Applies a rewrite to a `FuncGraph`: the only place where a graph is changed.
 
 Uses private TensorFlow API (checked on 2.21): `Graph._create_op_internal`,
-`Operation._update_input`, `Operation._set_device_from_string`. The public `tf.raw_ops` would infer
-attributes anew and record on outer tapes; a copy has to be the original, attribute by attribute.
+`Operation._update_input`, `Operation._add_control_inputs`, `_remove_all_control_inputs`,
+`_set_device_from_string`. The public `tf.raw_ops` would infer attributes anew and record on outer
+tapes; a copy has to be the original, attribute by attribute.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
-from tensorflow.core.framework import attr_value_pb2
 
-from nested_fad_tf.graph.view import Node, Value
-from nested_fad_tf.plan.rewrite import Rewrite
+from nested_fad_tf.emit import attributes
+from nested_fad_tf.emit.fused_op import FusedOps
+from nested_fad_tf.graph.view import GraphView, Node, Value
+from nested_fad_tf.plan.rewrite import Group, Rewrite
+from nested_fad_tf.plan.schedule import Schedule, Step
 
 
-def apply(graph: Any, nodes: list[Node], rewrite: Rewrite) -> None:
-    """Adds a rewrite's nodes to a graph and redirects readers.
+def apply(graph: Any, view: GraphView, rewrite: Rewrite, *, compiled: bool) -> None:
+    """Adds a rewrite's nodes and groups to a graph and redirects readers.
 
     Args:
         graph: The `FuncGraph` that the rewrite was planned on.
-        nodes: The view's nodes, which redirections refer to by id.
+        view: The view of it.
         rewrite: What to do.
+        compiled: Whether XLA compiles the groups.
     """
-    made: dict[int, tf.Operation] = {}
-    # Clears control dependencies, name scopes and devices left open around the trace.
-    with graph.as_default(), tf.control_dependencies(None), tf.name_scope(""):
-        for node in rewrite.nodes:
-            made[node.id] = _create(graph, node, made)
-    for (node_id, index), value in rewrite.redirects.items():
-        op = nodes[node_id].op
-        assert op is not None, "only traced nodes are redirected"
-        op._update_input(index, _tensor(value, made))
+    _Edit(graph, view, rewrite, compiled).run()
 
 
-def _create(graph: Any, node: Node, made: Mapping[int, tf.Operation]) -> tf.Operation:
-    inputs = [_tensor(v, made) for v in node.inputs]
-    controls = [made[c.id] if c.id in made else c.op for c in node.controls]
-    with tf.control_dependencies(controls) if controls else tf.control_dependencies(None):
-        op = graph._create_op_internal(
-            node.op_type,
-            inputs,
-            [v.dtype for v in node.outputs],
-            name=node.name,
-            attrs=_attributes(node),
-            compute_device=False,
-        )
-    if node.device:
-        op._set_device_from_string(node.device)
-    return op
+class _Edit:
+    def __init__(self, graph: Any, view: GraphView, rewrite: Rewrite, compiled: bool) -> None:
+        self._graph = graph
+        self._traced = len(view.nodes)
+        self._schedule = Schedule(view, rewrite)
+        self._fused = FusedOps(self._schedule.inputs, compiled)
+        self._made: dict[int, tf.Operation] = {}  # node id -> op that runs it now
+        self._tensors: dict[int, tf.Tensor] = {}  # value id -> output of a group
 
+    def run(self) -> None:
+        # Clears control dependencies and name scopes left open around the trace.
+        with self._graph.as_default(), tf.control_dependencies(None), tf.name_scope(""):
+            for step in self._schedule.order():
+                if step.group is not None:
+                    self._call(step, step.group)
+                elif step.node.id >= self._traced:
+                    self._made[step.node.id] = self._create(step.node)
+        for step in self._schedule.steps:
+            if step.group is None and step.node.id < self._traced:
+                self._redirect(step.node)
 
-def _tensor(value: Value, made: Mapping[int, tf.Operation]) -> tf.Tensor:
-    op = made.get(value.node.id, value.node.op)
-    assert op is not None, f"{value} is read before it is made"
-    return op.outputs[value.index]
+    def _create(self, node: Node) -> tf.Operation:
+        with tf.control_dependencies([self._op(c) for c in node.controls] or None):
+            op = self._graph._create_op_internal(
+                node.op_type,
+                [self._tensor(v) for v in self._schedule.inputs[node.id]],
+                [v.dtype for v in node.outputs],
+                name=node.name,
+                attrs=dict(attributes.of(node)),
+                compute_device=False,
+            )
+        if node.device:
+            op._set_device_from_string(node.device)
+        return op
 
+    def _call(self, step: Step, group: Group) -> None:
+        waits = [self._op(c) for node in group.nodes for c in node.controls]
+        arguments = [self._tensor(v) for v in group.inputs]
+        last = group.nodes[-1]
+        name = last.name if last.id >= self._traced else f"nested_fad/{last.name}"
+        with (
+            tf.control_dependencies(list(dict.fromkeys(waits)) or None),
+            tf.device(last.device or None),
+            tf.name_scope(f"{name}/fused"),
+        ):
+            outputs = self._fused.call(group, arguments)
+        for value, tensor in zip(group.outputs, outputs, strict=True):
+            self._tensors[value.id] = tensor
+        for node in group.nodes:
+            self._made[node.id] = outputs[0].op
 
-def _attributes(node: Node) -> dict[str, attr_value_pb2.AttrValue]:
-    if not node.attrs and node.origin is not None and node.origin.op is not None:
-        return dict(node.origin.op.node_def.attr)
-    return {name: attribute(value) for name, value in node.attrs.items()}
+    def _redirect(self, node: Node) -> None:
+        op = node.op
+        assert op is not None
+        for index, (now, then) in enumerate(
+            zip(self._schedule.inputs[node.id], node.inputs, strict=True)
+        ):
+            if now is not then or now.id in self._tensors:
+                op._update_input(index, self._tensor(now))
+        if any(c.id in self._made for c in node.controls):
+            controls = [self._op(c) for c in node.controls]
+            op._remove_all_control_inputs()
+            op._add_control_inputs(list(dict.fromkeys(controls)))
 
+    def _op(self, node: Node) -> tf.Operation:
+        """The op that runs a node now."""
+        op = self._made.get(node.id, node.op)
+        assert op is not None, f"{node} is waited for before it is made"
+        return op
 
-def attribute(value: Any) -> attr_value_pb2.AttrValue:
-    """Wraps a Python value as a node attribute.
-
-    Args:
-        value: A dtype, an array, a bool, an int, a float, bytes or text.
-
-    Returns:
-        The attribute.
-
-    Raises:
-        TypeError: If there is no attribute for a value of that type.
-    """
-    if isinstance(value, tf.DType):
-        return attr_value_pb2.AttrValue(type=value.as_datatype_enum)
-    if isinstance(value, np.ndarray):
-        return attr_value_pb2.AttrValue(tensor=tf.make_tensor_proto(value))
-    if isinstance(value, bool):
-        return attr_value_pb2.AttrValue(b=value)
-    if isinstance(value, int):
-        return attr_value_pb2.AttrValue(i=value)
-    if isinstance(value, float):
-        return attr_value_pb2.AttrValue(f=value)
-    if isinstance(value, (bytes, str)):
-        return attr_value_pb2.AttrValue(s=tf.compat.as_bytes(value))
-    raise TypeError(f"no node attribute holds {value!r}")
+    def _tensor(self, value: Value) -> tf.Tensor:
+        """The tensor that holds a value now."""
+        if value.id in self._tensors:
+            return self._tensors[value.id]
+        return self._op(value.node).outputs[value.index]

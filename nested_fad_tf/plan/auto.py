@@ -13,6 +13,7 @@ from nested_fad_tf.plan import cost, peak
 from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.chains import Chain, find_chains
 from nested_fad_tf.plan.cut import Cut, minimum_cut
+from nested_fad_tf.plan.groups import find_groups
 from nested_fad_tf.plan.peak import Lifetimes
 from nested_fad_tf.plan.plan import Decision, Keep, Plan
 from nested_fad_tf.plan.recompute import Recomputation
@@ -47,7 +48,7 @@ def plan(candidates: Candidates, options: Options) -> Plan:
     """
     before = peak.simulate(candidates.view)
     tradeoff = options.tradeoff if options.strategy == "auto" else _NEARLY_FREE
-    best = _best(candidates, tradeoff)
+    best = _best(candidates, tradeoff, options)
     kept_before = tuple(Keep(v, "read by the backward pass") for v in candidates.kept_today)
     gain = before.peak_bytes - best.lifetimes.peak_bytes
     if not best.rewrite or gain < _LEAST_GAIN * before.peak_bytes:
@@ -67,27 +68,32 @@ def plan(candidates: Candidates, options: Options) -> Plan:
 _NOTHING = "nothing to be gained: the least that can be kept is what TensorFlow keeps"
 
 
-def _best(candidates: Candidates, tradeoff: float) -> _Attempt:
+def _best(candidates: Candidates, tradeoff: float, options: Options) -> _Attempt:
     surcharge: dict[int, float] = {}
+    times: dict[int, int] = {}
     best: _Attempt | None = None
     for _ in range(_ROUNDS):
-        cut = minimum_cut(candidates, tradeoff, surcharge)
-        attempt = _attempt(candidates, cut)
-        if best is not None and attempt.lifetimes.peak_bytes >= best.lifetimes.peak_bytes:
-            break
-        best = attempt
+        cut = minimum_cut(candidates, tradeoff, surcharge, times)
+        recomputation = Recomputation(candidates, cut, RewriteBuilder(candidates.view))
+        recomputation.redirect_readers()
+        attempt = _attempt(candidates, cut, recomputation.builder.build(), options)
+        if best is None or attempt.lifetimes.peak_bytes < best.lifetimes.peak_bytes:
+            best = attempt
         alive = {v.id for v in attempt.lifetimes.live_at_peak}
         for value in cut.kept:
             if value.id in alive:
                 surcharge[value.id] = surcharge.get(value.id, 1.0) * _RAISE
+        for node_id, count in recomputation.times.items():
+            times[node_id] = max(count, times.get(node_id, 1))
     assert best is not None
     return best
 
 
-def _attempt(candidates: Candidates, cut: Cut) -> _Attempt:
-    builder = RewriteBuilder(candidates.view)
-    Recomputation(candidates, cut, builder).redirect_readers()
-    rewrite = builder.build()
+def _attempt(candidates: Candidates, cut: Cut, rewrite: Rewrite, options: Options) -> _Attempt:
+    if options.fuse != "ops":
+        rewrite = find_groups(
+            candidates.view, candidates.roles, rewrite, options.min_bytes
+        )
     return _Attempt(cut, rewrite, peak.simulate(candidates.view, rewrite))
 
 

@@ -30,12 +30,16 @@ class Steps:
         builder: Where the nodes go.
         origin: The node that makes the boolean.
         count: Its number of elements divided by eight, `None` if unknown.
+
+    Attributes:
+        first_unpacked: The node that the latest `unpack` starts with.
     """
 
     def __init__(self, builder: RewriteBuilder, origin: Node, count: int | None) -> None:
         self._builder = builder
         self._origin = origin
         self._count = count
+        self.first_unpacked = origin
 
     def pack(self, value: Value) -> Value:
         """Packs a boolean right after it was made.
@@ -65,6 +69,7 @@ class Steps:
             bool[count, 8].
         """
         word = self._cast(packed, tf.uint64, (self._count,), "/unpack/words", trigger)
+        self.first_unpacked = word.node
         spread = self._binary("Mul", word, _SPREAD, "/unpack/spread")
         own = self._binary("BitwiseAnd", spread, _OWN_BIT, "/unpack/mask")
         byte = self._bitcast(own, tf.uint8, (self._count, 8), "/unpack/bytes")

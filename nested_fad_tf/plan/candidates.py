@@ -24,8 +24,9 @@ class Candidates:
         free: Per value id of a storage root: whether it needs no decision, since it is alive anyway
             (an argument, a variable, a constant, an output of the function) or too small to matter.
         bans: Per node id: why it may not be recomputed; absent if it may.
-        needed: Storage roots that cotangent ops read, with the first readers in execution order.
-        kept_today: Storage roots that plain TensorFlow keeps for the backward pass.
+        needed: Storage roots that cotangent ops read, with their readers in execution order.
+        kept_today: Buffers that plain TensorFlow holds from the forward to the backward pass.
+        fused: Whether groups of element-wise ops will be compiled, which changes prices.
     """
 
     view: GraphView
@@ -33,24 +34,24 @@ class Candidates:
     free: list[bool]
     bans: dict[int, str]
     needed: dict[int, list[tuple[Node, int]]]
-
-    @property
-    def kept_today(self) -> list[Value]:
-        """The buffers that the backward pass reads in the graph as it was traced."""
-        return [self.view.values[root] for root in self.needed]
+    kept_today: tuple[Value, ...]
+    fused: bool
 
     def is_free(self, value: Value) -> bool:
         """Whether a value can be read in the backward pass at no price."""
         return self.free[value.storage.id]
 
 
-def find_candidates(view: GraphView, roles: Roles, min_bytes: int) -> Candidates:
+def find_candidates(
+    view: GraphView, roles: Roles, min_bytes: int, *, fused: bool
+) -> Candidates:
     """Prices every buffer of the forward pass.
 
     Args:
         view: The graph.
         roles: Its roles.
         min_bytes: Buffers below this size are left alone.
+        fused: Whether groups of element-wise ops will be compiled.
 
     Returns:
         The candidates.
@@ -71,7 +72,32 @@ def find_candidates(view: GraphView, roles: Roles, min_bytes: int) -> Candidates
             root = value.storage
             if not roles.cotangent[root.node.id] and not free[root.id]:
                 needed.setdefault(root.id, []).append((node, index))
-    return Candidates(view, roles, free, bans, needed)
+    kept_today = _kept_today(view, roles, free)
+    return Candidates(view, roles, free, bans, needed, kept_today, fused)
+
+
+def _kept_today(view: GraphView, roles: Roles, free: list[bool]) -> tuple[Value, ...]:
+    """What ops that run in the backward pass read of those that ran before.
+
+    Control dependencies count here: a derivative factor that TensorFlow ties to the incoming
+    gradient isn't kept, but what it is computed from is.
+    """
+    late = list(roles.cotangent)
+    for node in view.nodes:
+        late[node.id] = (
+            late[node.id]
+            or any(late[v.node.id] for v in node.inputs)
+            or any(late[c.id] for c in node.controls)
+        )
+    kept: dict[int, Value] = {}
+    for node in view.nodes:
+        if not late[node.id] or node.op_type in views.SHAPE_ONLY:
+            continue
+        for value in node.inputs:
+            root = value.storage
+            if not late[root.node.id] and not free[root.id]:
+                kept.setdefault(root.id, root)
+    return tuple(kept.values())
 
 
 def _free(view: GraphView, roles: Roles, min_bytes: int) -> list[bool]:

@@ -14,22 +14,28 @@ import tensorflow as tf
 
 from nested_fad_tf.graph.view import GraphView, Node, Value
 from nested_fad_tf.ops import elementwise, random, reductions, views
+from nested_fad_tf.ops.compiled import COMPILED
 from nested_fad_tf.ops.elementwise import Cost
 
-# Price of recomputing, as a fraction of the bytes of the result.
+# Price of recomputing, as a fraction of the bytes of the result: as an op of its own, and inside a
+# fused group, where reading and writing is shared and only arithmetic is left.
 PRICE = {Cost.CHEAP: 0.03, Cost.MEDIUM: 0.08, Cost.DEAR: 0.4}
+PRICE_FUSED = {Cost.CHEAP: 0.01, Cost.MEDIUM: 0.03, Cost.DEAR: 0.1}
+# What a fused group pays for writing out a value that it would otherwise have held in registers.
+WRITE_OUT = 1.04
 
 # A boolean kept as bits takes 1/8 of its bytes; packing and unpacking cost about as much as two
 # cheap ops on it.
 BITS_PER_BYTE = 8
 
 
-def recompute_price(node: Node, value: Value) -> float:
+def recompute_price(node: Node, value: Value, fused: bool) -> float:
     """The price of computing a node again.
 
     Args:
         node: A node that `recompute_ban` allows.
         value: Its largest output.
+        fused: Whether groups of element-wise ops are compiled.
 
     Returns:
         The price in bytes.
@@ -40,7 +46,21 @@ def recompute_price(node: Node, value: Value) -> float:
     cost = entry.cost if entry is not None else views.LAYOUT[node.op_type]
     # Narrow results of wide inputs (a comparison, a cast to bfloat16) cost what they read.
     moved = max([value.nbytes, *(v.nbytes for v in node.inputs)])
-    return PRICE[cost] * moved
+    return (PRICE_FUSED if fused and node.op_type in COMPILED else PRICE)[cost] * moved
+
+
+def keep_price(value: Value, fused: bool) -> float:
+    """The price of keeping a value.
+
+    Args:
+        value: A value of the forward pass.
+        fused: Whether groups of element-wise ops are compiled.
+
+    Returns:
+        The price in bytes.
+    """
+    written_out = fused and value.node.op_type in COMPILED
+    return stored_bytes(value) * (WRITE_OUT if written_out else 1.0)
 
 
 def recompute_ban(view: GraphView, node: Node) -> str | None:

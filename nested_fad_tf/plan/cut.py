@@ -20,6 +20,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
 from nested_fad_tf.graph.view import Node, Value
+from nested_fad_tf.ops import views
 from nested_fad_tf.plan import cost
 from nested_fad_tf.plan.candidates import Candidates
 
@@ -84,7 +85,10 @@ class _Network:
 
 
 def minimum_cut(
-    candidates: Candidates, tradeoff: float, surcharge: Mapping[int, float] | None = None
+    candidates: Candidates,
+    tradeoff: float,
+    surcharge: Mapping[int, float] | None = None,
+    times: Mapping[int, int] | None = None,
 ) -> Cut:
     """Finds what to keep.
 
@@ -93,6 +97,7 @@ def minimum_cut(
         tradeoff: Multiplies the price of recomputing.
         surcharge: Factors on the price of keeping, by storage root's value id; what is alive at the
             peak costs more.
+        times: How often a node would have to be recomputed, by node id; once by default.
 
     Returns:
         The cut.
@@ -105,9 +110,10 @@ def minimum_cut(
         entry[node.id] = inside = network.node()
         for root in roots:
             leaving[root.id] = out = network.node()
-            price = cost.stored_bytes(root) * surcharge.get(root.id, 1.0)
+            price = cost.keep_price(root, candidates.fused) * surcharge.get(root.id, 1.0)
             network.edge(inside, out, max(1.0, price))
-        _connect_inputs(candidates, network, node, roots, inside, leaving, tradeoff)
+        repeats = times.get(node.id, 1) if times else 1
+        _connect_inputs(candidates, network, node, roots, inside, leaving, tradeoff * repeats)
     for root_id in candidates.needed:
         network.edge(leaving[root_id], _SINK, np.inf)
     if not entry:
@@ -130,13 +136,13 @@ def _connect_inputs(
     roots: list[Value],
     inside: int,
     leaving: Mapping[int, int],
-    tradeoff: float,
+    price_factor: float,
 ) -> None:
     if node.id in candidates.bans:
         network.edge(_SOURCE, inside, np.inf)
         return
     largest = max(roots, key=lambda v: v.nbytes)
-    network.edge(_SOURCE, inside, max(1.0, cost.recompute_price(node, largest) * tradeoff))
+    network.edge(_SOURCE, inside, max(1.0, cost.recompute_price(node, largest, candidates.fused) * price_factor))
     for root in read_when_recomputed(candidates, node):
         network.edge(leaving[root.id], inside, np.inf)
 
@@ -151,8 +157,6 @@ def read_when_recomputed(candidates: Candidates, node: Node) -> list[Value]:
     Returns:
         Storage roots of its inputs without those that are free.
     """
-    from nested_fad_tf.ops import views
-
     if node.op_type in views.SHAPE_ONLY:
         return []
     roots = {v.storage.id: v.storage for v in node.inputs}

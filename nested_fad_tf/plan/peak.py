@@ -1,20 +1,17 @@
 """Simulated lifetimes: the peak of requested bytes over one execution of a graph.
 
-The order is that of TensorFlow's executor with one inter-op thread: a queue of ready nodes, first in
-first out. A buffer lives from the node that allocates it to its last reader; element-wise ops write
-into an input's buffer when nobody else reads it, as the kernels do. Arguments, variables and
-constants lived before the step and are not counted; scratch space inside kernels isn't either.
+A buffer lives from the step that allocates it to its last reader; element-wise ops write into an
+input's buffer when nobody else reads it, as the kernels do. Arguments, variables and constants lived
+before the step and are not counted; scratch space inside kernels isn't either.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections import deque
-from collections.abc import Sequence
 
-from nested_fad_tf.graph.view import GraphView, Node, Value
-from nested_fad_tf.ops import elementwise
+from nested_fad_tf.graph.view import GraphView, Value
 from nested_fad_tf.plan.rewrite import Rewrite
+from nested_fad_tf.plan.schedule import Schedule, Step
 
 _NO_ALLOCATION = frozenset(
     {"Const", "ReadVariableOp", "Placeholder", "PlaceholderWithDefault", "VarHandleOp", "NoOp"}
@@ -28,8 +25,8 @@ class Lifetimes:
     Attributes:
         peak_bytes: Highest sum of live bytes, above what lived before the step.
         live_at_peak: Buffers alive then, largest first.
-        timeline: Live bytes after each executed node.
-        nodes: How many nodes ran.
+        timeline: Live bytes after each step.
+        nodes: How many steps ran.
     """
 
     peak_bytes: int
@@ -38,31 +35,8 @@ class Lifetimes:
     nodes: int
 
 
-class _Schedule:
-    """The graph with a rewrite applied, as index lists."""
-
-    def __init__(self, view: GraphView, rewrite: Rewrite) -> None:
-        self.nodes: list[Node] = [*view.nodes, *rewrite.nodes]
-        self.inputs: list[Sequence[Value]] = [node.inputs for node in self.nodes]
-        for (node_id, index), value in rewrite.redirects.items():
-            inputs = list(self.inputs[node_id])
-            inputs[index] = value
-            self.inputs[node_id] = inputs
-        self.live = self._reachable(view)
-
-    def _reachable(self, view: GraphView) -> list[bool]:
-        """Dead-code elimination, as TensorFlow does before running a function."""
-        live = [False] * len(self.nodes)
-        stack = [v.node for v in view.outputs] + view.control_outputs
-        stack += [n for n in view.nodes if n.stateful and n.op_type != "ReadVariableOp"]
-        while stack:
-            node = stack.pop()
-            if live[node.id]:
-                continue
-            live[node.id] = True
-            stack.extend(v.node for v in self.inputs[node.id])
-            stack.extend(node.controls)
-        return live
+class CycleError(ValueError):
+    """A rewritten graph would wait for itself."""
 
 
 def simulate(view: GraphView, rewrite: Rewrite | None = None) -> Lifetimes:
@@ -74,111 +48,83 @@ def simulate(view: GraphView, rewrite: Rewrite | None = None) -> Lifetimes:
 
     Returns:
         Its memory over time.
+
+    Raises:
+        CycleError: If the graph could not run to its end.
     """
-    return _Run(_Schedule(view, rewrite or Rewrite()), view).result()
+    schedule = Schedule(view, rewrite or Rewrite())
+    order = schedule.order()
+    if len(order) < len(schedule.steps):
+        raise CycleError(f"{len(schedule.steps) - len(order)} steps of {view.name} never run")
+    run = _Run(order, {v.storage.id for v in view.outputs})
+    for index, step in enumerate(order):
+        run.execute(index, step)
+    return Lifetimes(run.peak, run.live_at_peak(), tuple(run.timeline), len(order))
 
 
 class _Run:
-    def __init__(self, schedule: _Schedule, view: GraphView) -> None:
-        self._schedule = schedule
-        self._uses: dict[int, int] = {}  # storage root -> reads still to come
-        self._roots: dict[int, Value] = {}
-        self._live: dict[int, int] = {}  # storage root -> bytes
-        self._owner: dict[int, int] = {}  # storage root -> root whose buffer it took over
-        self._pinned = {v.storage.id for v in view.outputs}
-        self._total = self._peak = 0
-        self._at_peak: tuple[int, ...] = ()
-        self._timeline: list[int] = []
-        self._peak_step = -1
+    """The state of one execution; buffers are known by the id of the value that owns them."""
 
-    def result(self) -> Lifetimes:
-        order = self._order()
-        for node in order:
-            for value in self._schedule.inputs[node.id]:
+    def __init__(self, order: list[Step], pinned: set[int]) -> None:
+        self.peak = 0
+        self.timeline: list[int] = []
+        self._peak_index = -1
+        self._pinned = pinned
+        self._total = 0
+        self._live: dict[int, int] = {}  # buffer -> bytes
+        self._born: dict[int, tuple[Value, int]] = {}
+        self._died: dict[int, int] = {}
+        self._reads: dict[int, int] = {}  # reads still to come
+        for step in order:
+            for value in step.inputs:
                 root = value.storage.id
-                self._uses[root] = self._uses.get(root, 0) + 1
-        for step, node in enumerate(order):
-            self._execute(node, step)
-        live = self._replay_until(order, self._peak_step)
-        return Lifetimes(self._peak, live, tuple(self._timeline), len(order))
+                self._reads[root] = self._reads.get(root, 0) + 1
 
-    def _order(self) -> list[Node]:
-        schedule = self._schedule
-        waiting = [0] * len(schedule.nodes)
-        readers: list[list[Node]] = [[] for _ in schedule.nodes]
-        for node in schedule.nodes:
-            if not schedule.live[node.id]:
-                continue
-            for value in schedule.inputs[node.id]:
-                readers[value.node.id].append(node)
-            for control in node.controls:
-                readers[control.id].append(node)
-            waiting[node.id] = len(schedule.inputs[node.id]) + len(node.controls)
-        ready = deque(n for n in schedule.nodes if schedule.live[n.id] and not waiting[n.id])
-        order = []
-        while ready:
-            node = ready.popleft()
-            order.append(node)
-            for reader in readers[node.id]:
-                waiting[reader.id] -= 1
-                if not waiting[reader.id]:
-                    ready.append(reader)
-        return order
-
-    def _execute(self, node: Node, step: int) -> None:
-        inputs = self._schedule.inputs[node.id]
-        taken = self._forwarded(node, inputs)
-        if node.op_type not in _NO_ALLOCATION:
-            for value in node.outputs:
-                if value.storage is value and value is not taken:
+    def execute(self, index: int, step: Step) -> None:
+        taken = self._take_over(index, step) if step.in_place else None
+        if step.node.op_type not in _NO_ALLOCATION:
+            for value in step.outputs:
+                if value is not taken:
                     self._live[value.id] = value.nbytes
-                    self._roots[value.id] = value
+                    self._born[value.id] = value, index
                     self._total += value.nbytes
-        if self._total > self._peak:
-            self._peak, self._peak_step = self._total, step
-        for value in inputs:
-            self._release(value.storage.id)
-        for value in node.outputs:
-            if value.storage is value and not self._uses.get(value.id):
-                self._uses[value.id] = 1
-                self._release(value.id)
-        self._timeline.append(self._total)
+        if self._total > self.peak:
+            self.peak, self._peak_index = self._total, index
+        for value in step.inputs:
+            root = value.storage.id
+            self._reads[root] -= 1
+            if not self._reads[root]:
+                self._free(root, index)
+        for value in step.outputs:
+            if not self._reads.get(value.id):
+                self._free(value.id, index)
+        self.timeline.append(self._total)
 
-    def _forwarded(self, node: Node, inputs: Sequence[Value]) -> Value | None:
-        """The output that takes over the buffer of an input nobody else will read."""
-        if node.op_type not in elementwise.TABLE or not node.outputs:
+    def _take_over(self, index: int, step: Step) -> Value | None:
+        """The output that gets the buffer of an input nobody else will read."""
+        if not step.outputs:
             return None
-        out = node.outputs[0]
-        for value in inputs:
+        out = step.outputs[0]
+        for value in step.inputs:
             root = value.storage
-            if (
-                root.nbytes == out.nbytes
-                and value.dtype.size == out.dtype.size
-                and self._uses.get(root.id) == 1
-                and root.id in self._live
-                and root.id not in self._pinned
-            ):
+            fits = root.nbytes == out.nbytes and value.dtype.size == out.dtype.size
+            last = self._reads.get(root.id) == 1 and root.id not in self._pinned
+            if fits and last and root.id in self._live:
                 self._live[out.id] = self._live.pop(root.id)
-                self._roots[out.id] = out
+                self._born[out.id] = out, index
+                self._died[root.id] = index
                 return out
         return None
 
-    def _release(self, root: int) -> None:
-        self._uses[root] = self._uses.get(root, 0) - 1
-        if self._uses[root] <= 0 and root in self._live and root not in self._pinned:
+    def _free(self, root: int, index: int) -> None:
+        if root in self._live and root not in self._pinned:
             self._total -= self._live.pop(root)
+            self._died[root] = index
 
-    def _replay_until(self, order: list[Node], step: int) -> tuple[Value, ...]:
-        """The buffers alive at a step, from birth and death alone."""
-        position = {node.id: i for i, node in enumerate(order)}
-        last: dict[int, int] = {}
-        for i, node in enumerate(order):
-            for value in self._schedule.inputs[node.id]:
-                last[value.storage.id] = i
+    def live_at_peak(self) -> tuple[Value, ...]:
         alive = [
-            root
-            for root in self._roots.values()
-            if position[root.node.id] <= step
-            and (last.get(root.id, -1) >= step or root.id in self._pinned)
+            value
+            for value, born in self._born.values()
+            if born <= self._peak_index <= self._died.get(value.id, self._peak_index)
         ]
         return tuple(sorted(alive, key=lambda v: -v.nbytes))

@@ -1,11 +1,22 @@
 """From a cut to nodes: copies of what is recomputed, each starting just in time.
 
-A copy starts when the cotangent arrives that its first reader combines it with: the copies that read
-kept values only get a control dependency on that cotangent, the others wait for them by data. Had
-all copies been free to start, they would all be made at once and nothing would be saved.
+A copy belongs to a *stage*, the cotangent that it starts with. For element-wise readers that is the
+last cotangent of their region that isn't made element-wise (by a matrix product, a reduction), so
+that they share copies and can be fused with them; for all other readers it is the cotangent they
+read. Readers in different stages get copies of their own: to share them would keep them alive in
+between, which is what the cut decided against. The copies that read kept values only get a control
+dependency on the stage's cotangent; the others wait for them by data. Had all copies been free to
+start, they would all be made at once and nothing would be saved.
 
-No cycle can come about: a copy can be placed right before its first reader in the traced order, and
-its trigger, an input of that reader, stands before it.
+A stage also waits for the matrix products and reductions that read the copies of the stage before.
+Without that the executor is free to run down the chain of cotangents first and to leave all weight
+gradients, with the copies they read, for the end.
+
+No cycle can come about. Order stages as their cotangents stand in the trace. Whatever depends on a
+stage's copies reads copies of that or a later stage: an element-wise reader's stage is at least as
+late as every cotangent it depends on that isn't made element-wise, and the other readers' results
+are such cotangents. So all edges lead to the same or a later stage, and no stage's cotangent depends
+on its own copies.
 """
 
 from __future__ import annotations
@@ -14,7 +25,7 @@ import numpy as np
 import tensorflow as tf
 
 from nested_fad_tf.graph.view import Node, Value
-from nested_fad_tf.ops import views
+from nested_fad_tf.ops import elementwise, views
 from nested_fad_tf.plan import bits, cost
 from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.cut import Cut
@@ -22,64 +33,71 @@ from nested_fad_tf.plan.rewrite import RewriteBuilder
 
 
 class Recomputation:
-    """Makes copies on demand, sharing them between readers.
+    """Makes copies on demand, sharing them within a stage.
 
     Attributes:
         builder: Where the copies go.
+        times: How often each node was copied, by node id.
     """
 
     def __init__(self, candidates: Candidates, cut: Cut, builder: RewriteBuilder) -> None:
         """Prepares for one cut."""
         self.builder = builder
+        self.times: dict[int, int] = {}
         self._candidates = candidates
         self._recomputed = cut.recomputed
         self._packed = {v.id for v in cut.kept if cost.packs(v)}
-        self._copies: dict[int, Value] = {}
-        self._nodes: dict[int, Node] = {}
+        self._packed_words: dict[int, tuple[bits.Steps, Value]] = {}
+        self._stages: dict[int, dict[int, Value]] = {}  # cotangent's node id -> value id -> copy
+        self._first: dict[int, list[Node]] = {}  # cotangent's node id -> copies that wait for it
+        self._last: dict[int, list[Node]] = {}  # cotangent's node id -> readers to wait for
 
     def redirect_readers(self) -> None:
         """Gives every cotangent op that reads something recomputed or packed its copy."""
         cotangent = self._candidates.roles.cotangent
+        anchors: dict[int, Node] = {}
         for node in self._candidates.view.nodes:
             if not cotangent[node.id]:
                 continue
+            incoming = [v for v in node.inputs if cotangent[v.node.id]]
+            through = _passes_through(node) and not all(map(self._candidates.is_free, incoming))
+            sources = (anchors[v.node.id] if through else v.node for v in incoming)
+            stage = max(sources, key=_id, default=node)
+            anchors[node.id] = stage if through else node
             for index, value in enumerate(node.inputs):
                 if self._needs_copy(value):
-                    self.builder.redirect(node, index, self.value_for(value, self._trigger(node)))
+                    self.builder.redirect(node, index, self._copy_for(value, stage))
+                    if not through:
+                        self._last.setdefault(stage.id, []).append(node)
+        self._order_stages()
 
-    def _trigger(self, reader: Node) -> Node | None:
-        """The last cotangent that a reader waits for."""
-        cotangent = self._candidates.roles.cotangent
-        producers = [v.node for v in reader.inputs if cotangent[v.node.id]]
-        return max(producers, key=lambda n: n.id, default=None)
+    def _order_stages(self) -> None:
+        waits: list[Node] = []
+        for stage_id in sorted(self._stages):
+            for copy in self._first.get(stage_id, ()):
+                copy.controls.extend(waits)
+            waits = list(dict.fromkeys(self._last.get(stage_id, ()))) or waits
 
     def _needs_copy(self, value: Value) -> bool:
         root = value.storage
         return root.node.id in self._recomputed or root.id in self._packed
 
-    def value_for(self, value: Value, trigger: Node | None) -> Value:
-        """What the backward pass reads in place of a forward value.
-
-        Args:
-            value: The forward value.
-            trigger: What a new copy has to wait for.
-
-        Returns:
-            The value itself if it is kept, else its copy.
-        """
+    def _copy_for(self, value: Value, stage: Node) -> Value:
+        """The copy of a forward value that the readers in a stage share."""
+        copies = self._stages.setdefault(stage.id, {})
         pending = [value]
         while pending:
             top = pending[-1]
-            if top.id in self._copies or not self._needs_copy(top):
+            if top.id in copies or not self._needs_copy(top):
                 pending.pop()
                 continue
-            missing = [v for v in self._read(top) if v.id not in self._copies and self._needs_copy(v)]
+            missing = [v for v in self._read(top) if v.id not in copies and self._needs_copy(v)]
             if missing:
                 pending.extend(missing)
                 continue
-            self._make(top, trigger)
+            self._make(top, stage, copies)
             pending.pop()
-        return self._copies.get(value.id, value)
+        return copies[value.id]
 
     def _read(self, value: Value) -> list[Value]:
         """The values a copy reads."""
@@ -87,28 +105,30 @@ class Recomputation:
             return []
         return value.node.inputs
 
-    def _make(self, value: Value, trigger: Node | None) -> None:
+    def _make(self, value: Value, stage: Node, copies: dict[int, Value]) -> None:
+        node = value.node
         if value.id in self._packed:
-            self._copies[value.id] = self._unpack(value, trigger)
-        elif value.node.op_type in ("ZerosLike", "OnesLike"):
-            self._copies[value.id] = self._fill(value, trigger)
-        else:
-            copy = self._copy_node(value.node, trigger)
-            for original, made in zip(value.node.outputs, copy.outputs, strict=True):
-                self._copies[original.id] = made
-
-    def _copy_node(self, node: Node, trigger: Node | None) -> Node:
-        inputs = [self._copies.get(v.id, v) for v in node.inputs]
+            copies[value.id] = self._unpack(value, stage)
+            return
+        self.times[node.id] = self.times.get(node.id, 0) + 1
+        if node.op_type in ("ZerosLike", "OnesLike"):
+            copies[value.id] = self._fill(value, stage)
+            return
+        inputs = [copies.get(v.id, v) for v in node.inputs]
         waits = any(new is not old for new, old in zip(inputs, node.inputs, strict=True))
-        return self.builder.add(
+        copy = self.builder.add(
             node.op_type,
             inputs,
             [(v.dtype, v.shape) for v in node.outputs],
             origin=node,
-            controls=() if waits or trigger is None else (trigger,),
+            controls=() if waits else (stage,),
         )
+        for original, made in zip(node.outputs, copy.outputs, strict=True):
+            copies[original.id] = made
+        if not waits:
+            self._first.setdefault(stage.id, []).append(copy)
 
-    def _fill(self, value: Value, trigger: Node | None) -> Value:
+    def _fill(self, value: Value, stage: Node) -> Value:
         """Zeros or ones without the tensor they are like: it would be kept for its shape alone."""
         node, number = value.node, 0 if value.node.op_type == "ZerosLike" else 1
         np_dtype = value.dtype.as_numpy_dtype
@@ -121,8 +141,9 @@ class Recomputation:
             [(value.dtype, value.shape)],
             origin=node,
             attrs={"T": value.dtype, "index_type": tf.int32},
-            controls=() if trigger is None else (trigger,),
+            controls=(stage,),
         )
+        self._first.setdefault(stage.id, []).append(made)
         return made.outputs[0]
 
     def _shape_of(self, value: Value, source: Value) -> Value:
@@ -142,11 +163,22 @@ class Recomputation:
         )
         return shape.outputs[0]
 
-    def _unpack(self, value: Value, trigger: Node | None) -> Value:
+    def _unpack(self, value: Value, stage: Node) -> Value:
         """Packs a boolean to bits right after it was made; unpacks it in the backward pass."""
-        count = None if not value.static else value.nbytes // 8
-        steps = bits.Steps(self.builder, value.node, count)
-        rows = steps.pack(value)
-        boolean = steps.unpack(rows, trigger)
-        shape = self._shape_of(value, value)
-        return steps.reshape(boolean, shape, value.shape, "/unpack")
+        if value.id not in self._packed_words:
+            count = None if not value.static else value.nbytes // 8
+            steps = bits.Steps(self.builder, value.node, count)
+            self._packed_words[value.id] = steps, steps.pack(value)
+        steps, words = self._packed_words[value.id]
+        boolean = steps.unpack(words, stage)
+        self._first.setdefault(stage.id, []).append(steps.first_unpacked)
+        return steps.reshape(boolean, self._shape_of(value, value), value.shape, "/unpack")
+
+
+def _id(node: Node) -> int:
+    return node.id
+
+
+def _passes_through(node: Node) -> bool:
+    """Whether a cotangent op only works element by element on what it gets."""
+    return node.op_type in elementwise.TABLE or node.op_type in views.ALIASES

@@ -6,6 +6,7 @@ It can be simulated, printed and compared before anything is changed; `emit/` ap
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,20 +18,45 @@ SCOPE = "nested_fad"
 
 
 @dataclasses.dataclass(frozen=True)
+class Group:
+    """Nodes that run as one fused op.
+
+    Attributes:
+        nodes: Its nodes, in order.
+        embedded: Small nodes that are computed from constants alone; the fused op computes them
+            itself, so that its compiler sees the numbers.
+        inputs: What it reads.
+        outputs: What others read of it.
+    """
+
+    nodes: tuple[Node, ...]
+    embedded: tuple[Node, ...]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Rewrite:
     """What is to be done to a graph.
 
     Attributes:
         nodes: Nodes to add, in an order in which they can be made.
         redirects: For (id of a node, index of its input): the value it is to read instead.
+        groups: Nodes, traced or added, to fuse.
     """
 
     nodes: tuple[Node, ...] = ()
     redirects: Mapping[tuple[int, int], Value] = dataclasses.field(default_factory=dict)
+    groups: tuple[Group, ...] = ()
 
     def __bool__(self) -> bool:
         """Whether it changes anything."""
-        return bool(self.redirects)
+        return bool(self.redirects or self.groups)
+
+    @functools.cached_property
+    def group_of(self) -> Mapping[int, Group]:
+        """The group of each fused node, by node id."""
+        return {node.id: group for group in self.groups for node in group.nodes}
 
 
 class RewriteBuilder:

@@ -1,0 +1,199 @@
+"""Which element-wise ops run as one fused op.
+
+Fusing is contraction, and a contraction must not make a cycle: no path may leave a group and come
+back. Depths guarantee it. A node's depth counts how often a path to it, over data and control edges,
+changes between fusible and other nodes; groups are connected fusible nodes of equal depth. A path
+that leaves a group gets deeper and can't return.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from nested_fad_tf.graph.roles import Roles
+from nested_fad_tf.graph.view import GraphView, Node, Value
+from nested_fad_tf.ops.compiled import COMPILED
+from nested_fad_tf.plan.rewrite import Group, Rewrite
+from nested_fad_tf.plan.schedule import Schedule
+
+# Scalars and the like that depend on constants only are computed inside the group.
+_EMBEDDED_BYTES = 256
+# What one call into a compiled group must spare the step, in bytes not written and read again. Below
+# that, launching costs more than fusing saves.
+_LEAST_SAVED = 2 << 20
+
+
+def find_groups(
+    view: GraphView,
+    roles: Roles,
+    rewrite: Rewrite,
+    min_bytes: int,
+    least_saved: int = _LEAST_SAVED,
+) -> Rewrite:
+    """Adds groups to a rewrite.
+
+    Args:
+        view: The graph.
+        roles: Its roles.
+        rewrite: What is done to it otherwise.
+        min_bytes: Smaller tensors are left alone.
+        least_saved: What a group has to save, in bytes of memory traffic.
+
+    Returns:
+        The rewrite with groups.
+    """
+    grouping = _Grouping(view, roles, rewrite, min_bytes)
+    return dataclasses.replace(rewrite, groups=grouping.find(least_saved))
+
+
+class _Grouping:
+    def __init__(self, view: GraphView, roles: Roles, rewrite: Rewrite, min_bytes: int) -> None:
+        self._cotangent = roles.cotangent
+        self._schedule = Schedule(view, rewrite)
+        self._order = self._schedule.order()
+        self._min_bytes = min_bytes
+        self._returned = {v.id for v in view.outputs}
+        self._inputs = self._schedule.inputs
+        self._fusible = [
+            self._schedule.live[node.id] and self._is_fusible(node)
+            for node in self._schedule.nodes
+        ]
+        self._constant: dict[int, bool] = {}
+        self._readers: dict[int, list[Node]] = {}
+        for node in self._schedule.nodes:
+            if self._schedule.live[node.id]:
+                for value in self._inputs[node.id]:
+                    self._readers.setdefault(value.id, []).append(node)
+
+    def _is_fusible(self, node: Node) -> bool:
+        if node.op_type not in COMPILED or node.stateful or len(node.outputs) != 1:
+            return False
+        out = node.outputs[0]
+        fits = out.nbytes >= self._min_bytes and out.shape is not None
+        return fits and out.id not in self._returned
+
+    def find(self, least_saved: int) -> tuple[Group, ...]:
+        depths = self._depths()
+        self._sink(depths)
+        components = self._components(depths)
+        groups = [self._group(nodes) for nodes in components if len(nodes) > 1]
+        return tuple(g for g in groups if self._saved(g) >= least_saved)
+
+    def _depths(self) -> list[int]:
+        depths = [0] * len(self._schedule.nodes)
+        for step in self._order:
+            node = step.node
+            depth = 0
+            fusible = self._fusible[node.id]
+            for other in [v.node for v in self._inputs[node.id]] + node.controls:
+                changes = fusible != self._fusible[other.id]
+                depth = max(depth, depths[other.id] + changes)
+            depths[node.id] = depth
+        return depths
+
+    def _sink(self, depths: list[int]) -> None:
+        """Moves fusible backward ops down to the readers they could be fused with.
+
+        A recomputed factor may start a little later than the cotangent it is combined with; an op
+        on that cotangent alone is better run together with them. Forward ops stay: sinking them
+        into the backward pass would keep what they read.
+        """
+        late = self._late()
+        for step in reversed(self._order):
+            node = step.node
+            if not (self._fusible[node.id] and late[node.id]):
+                continue
+            readers = self._readers.get(node.outputs[0].id, [])
+            bounds = [depths[r.id] - (not self._fusible[r.id]) for r in readers]
+            lowest = min(bounds, default=depths[node.id])
+            if any(self._fusible[r.id] and depths[r.id] == lowest for r in readers):
+                depths[node.id] = max(depths[node.id], lowest)
+
+    def _late(self) -> list[bool]:
+        """Per node id, whether it can only run in the backward pass."""
+        late = [*self._cotangent, *[False] * (len(self._schedule.nodes) - len(self._cotangent))]
+        for step in self._order:
+            node = step.node
+            before = [v.node for v in self._inputs[node.id]] + node.controls
+            late[node.id] = late[node.id] or any(late[other.id] for other in before)
+        return late
+
+    def _components(self, depths: list[int]) -> list[list[Node]]:
+        parent: dict[int, int] = {}
+
+        def find(item: int) -> int:
+            while parent[item] != item:
+                parent[item] = parent[parent[item]]
+                item = parent[item]
+            return item
+
+        fusible = [n for n in self._schedule.nodes if self._fusible[n.id]]
+        for node in fusible:
+            parent[node.id] = node.id
+        for node in fusible:
+            for value in self._inputs[node.id]:
+                other = value.node
+                if (
+                    self._fusible[other.id]
+                    and depths[other.id] == depths[node.id]
+                    and other.device == node.device
+                ):
+                    parent[find(node.id)] = find(other.id)
+        components: dict[int, list[Node]] = {}
+        for step in self._order:
+            if step.node.id in parent:
+                components.setdefault(find(step.node.id), []).append(step.node)
+        return list(components.values())
+
+    def _group(self, nodes: list[Node]) -> Group:
+        members = {node.id for node in nodes}
+        embedded: dict[int, Node] = {}
+        inputs: dict[int, Value] = {}
+        for node in nodes:
+            for value in self._inputs[node.id]:
+                if value.node.id in members:
+                    continue
+                if self._is_constant(value.node):
+                    self._embed(value.node, embedded)
+                else:
+                    inputs.setdefault(value.id, value)
+        outputs = tuple(
+            node.outputs[0]
+            for node in nodes
+            if any(r.id not in members for r in self._readers.get(node.outputs[0].id, ()))
+        )
+        return Group(
+            tuple(nodes), tuple(embedded.values()), tuple(inputs.values()), outputs
+        )
+
+    def _is_constant(self, node: Node) -> bool:
+        """Whether a small node depends on constants alone."""
+        known = self._constant.get(node.id)
+        if known is None:
+            small = len(node.outputs) == 1 and node.outputs[0].nbytes <= _EMBEDDED_BYTES
+            known = small and (
+                node.op_type == "Const"
+                or (
+                    node.op_type in COMPILED
+                    and all(self._is_constant(v.node) for v in self._inputs[node.id])
+                )
+            )
+            self._constant[node.id] = known
+        return known
+
+    def _embed(self, node: Node, embedded: dict[int, Node]) -> None:
+        if node.id not in embedded:
+            for value in self._inputs[node.id]:
+                self._embed(value.node, embedded)
+            embedded[node.id] = node
+
+    def _saved(self, group: Group) -> int:
+        """Bytes that the group neither writes nor reads again, in comparison with its ops."""
+        apart = sum(
+            node.outputs[0].nbytes + sum(v.nbytes for v in self._inputs[node.id])
+            for node in group.nodes
+        )
+        fused = sum(v.nbytes for v in (*group.inputs, *group.outputs))
+        return apart - fused
+
+

@@ -1,0 +1,104 @@
+"""From expressions over values of the graph to nodes of a rewrite."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from nested_fad_tf.graph.view import Node, Shape, Value
+from nested_fad_tf.ops.expr import Apply, Const, Expr, Leaf, subexpressions
+from nested_fad_tf.plan.rewrite import RewriteBuilder
+
+_COMPARISONS = frozenset({"Greater", "GreaterEqual", "Less", "LessEqual", "Equal", "NotEqual"})
+_PREDICATES = frozenset({"IsNan", "IsInf", "IsFinite"})
+_LOGICAL = frozenset({"LogicalAnd", "LogicalOr", "LogicalNot"})
+
+
+class NotLowerableError(ValueError):
+    """An expression mixes dtypes in a way that has no nodes."""
+
+
+class Lowering:
+    """Makes nodes for expressions, one for each distinct part.
+
+    Args:
+        builder: Where the nodes go.
+        dtype: The dtype of all arithmetic; numbers take it.
+        origin: The traced node that the nodes are named after.
+        suffix: Of their names.
+    """
+
+    def __init__(
+        self, builder: RewriteBuilder, dtype: tf.DType, origin: Node, suffix: str
+    ) -> None:
+        self._builder = builder
+        self._dtype = dtype
+        self._origin = origin
+        self._suffix = suffix
+        self._made: dict[Expr, Value] = {}
+
+    def lower(self, expr: Expr) -> Value:
+        """Makes the nodes of an expression.
+
+        Args:
+            expr: Its leaves' keys are `Value`s.
+
+        Returns:
+            The value of the expression; a number becomes a scalar constant.
+
+        Raises:
+            NotLowerableError: If a leaf has another floating dtype than the arithmetic.
+        """
+        for part in subexpressions(expr):
+            if part not in self._made:
+                self._made[part] = self._part(part)
+        return self._made[expr]
+
+    def _part(self, part: Expr) -> Value:
+        if isinstance(part, Leaf):
+            value = part.key
+            assert isinstance(value, Value)
+            if value.dtype not in (self._dtype, tf.bool):
+                raise NotLowerableError(f"{value} in arithmetic of {self._dtype.name}")
+            return value
+        if isinstance(part, Const):
+            number = np.array(part.number, self._dtype.as_numpy_dtype)
+            suffix = f"{self._suffix}/const"
+            return self._builder.constant(number, self._dtype, origin=self._origin, suffix=suffix)
+        assert isinstance(part, Apply)
+        inputs = [self._made[a] for a in part.args]
+        attrs = dict(part.attrs)
+        if part.op_type not in _LOGICAL:
+            attrs["T"] = self._dtype
+        boolean = part.op_type in _COMPARISONS | _PREDICATES | _LOGICAL
+        output = (tf.bool if boolean else self._dtype, broadcast_shape(inputs))
+        node = self._builder.add(
+            part.op_type, inputs, [output], origin=self._origin, suffix=self._suffix, attrs=attrs
+        )
+        return node.outputs[0]
+
+
+def broadcast_shape(values: Sequence[Value]) -> Shape | None:
+    """The static shape of an element-wise op's result.
+
+    Args:
+        values: Its inputs.
+
+    Returns:
+        The shape, unknown where an unknown dimension might be broadcast.
+    """
+    if any(v.shape is None for v in values):
+        return None
+    shapes = [v.shape for v in values if v.shape is not None]
+    rank = max(map(len, shapes))
+    aligned = [(1,) * (rank - len(s)) + s for s in shapes]
+    return tuple(_dimension(sizes) for sizes in zip(*aligned, strict=True))
+
+
+def _dimension(sizes: Sequence[int | None]) -> int | None:
+    known = [s for s in sizes if s is not None and s != 1]
+    if known:
+        return known[0]
+    return None if None in sizes else 1
