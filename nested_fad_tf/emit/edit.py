@@ -53,7 +53,7 @@ class _Edit:
                 self._redirect(step.node)
 
     def _create(self, node: Node) -> tf.Operation:
-        with tf.control_dependencies([self._op(c) for c in node.controls] or None):
+        with tf.control_dependencies([self._op(c) for c in self._schedule.controls[node.id]] or None):
             op = self._graph._create_op_internal(
                 node.op_type,
                 [self._tensor(v) for v in self._schedule.inputs[node.id]],
@@ -67,7 +67,7 @@ class _Edit:
         return op
 
     def _call(self, step: Step, group: Group) -> None:
-        waits = [self._op(c) for node in group.nodes for c in node.controls]
+        waits = [self._op(c) for node in group.nodes for c in self._schedule.controls[node.id]]
         arguments = [self._tensor(v) for v in group.inputs]
         last = group.nodes[-1]
         name = last.name if last.id >= self._traced else f"nested_fad/{last.name}"
@@ -90,10 +90,10 @@ class _Edit:
         ):
             if now is not then or now.id in self._tensors:
                 op._update_input(index, self._tensor(now))
-        if any(c.id in self._made for c in node.controls):
-            controls = [self._op(c) for c in node.controls]
+        controls = self._schedule.controls[node.id]
+        if len(controls) != len(node.controls) or any(c.id in self._made for c in controls):
             op._remove_all_control_inputs()
-            op._add_control_inputs(list(dict.fromkeys(controls)))
+            op._add_control_inputs(list(dict.fromkeys(map(self._op, controls))))
 
     def _op(self, node: Node) -> tf.Operation:
         """The op that runs a node now."""

@@ -25,6 +25,7 @@ COMPILED: Final[frozenset[str]] = frozenset(
         "EluGrad",
         "Equal",
         "Erf",
+        "Erfc",
         "Exp",
         "Expm1",
         "Greater",

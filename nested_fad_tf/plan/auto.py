@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from nested_fad_tf.graph.view import Value
 from nested_fad_tf.options import Options
 from nested_fad_tf.plan import cost, peak
 from nested_fad_tf.plan.candidates import Candidates
@@ -15,7 +16,7 @@ from nested_fad_tf.plan.chains import Chain, find_chains
 from nested_fad_tf.plan.cut import Cut, minimum_cut
 from nested_fad_tf.plan.groups import find_groups
 from nested_fad_tf.plan.peak import Lifetimes
-from nested_fad_tf.plan.plan import Decision, Keep, Plan
+from nested_fad_tf.plan.plan import Decision, Keep, Plan, nothing, worthwhile
 from nested_fad_tf.plan.recompute import Recomputation
 from nested_fad_tf.plan.rewrite import Rewrite, RewriteBuilder
 
@@ -25,8 +26,6 @@ _ROUNDS = 3
 _RAISE = 1.5
 # Bytes alone decide in "recompute"; a little is charged so that nothing is recomputed for nothing.
 _NEARLY_FREE = 0.05
-# A rewrite has to lower the peak by this fraction to be worth its risk and its time.
-_LEAST_GAIN = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,23 +48,14 @@ def plan(candidates: Candidates, options: Options) -> Plan:
     before = peak.simulate(candidates.view)
     tradeoff = options.tradeoff if options.strategy == "auto" else _NEARLY_FREE
     best = _best(candidates, tradeoff, options)
+    if not best.rewrite or not worthwhile(before, best.lifetimes):
+        return nothing(candidates, options.strategy, before)
     kept_before = tuple(Keep(v, "read by the backward pass") for v in candidates.kept_today)
-    gain = before.peak_bytes - best.lifetimes.peak_bytes
-    if not best.rewrite or gain < _LEAST_GAIN * before.peak_bytes:
-        chains = find_chains(candidates)
-        decisions = tuple(Decision(c, "left alone", c.kept_today, _NOTHING) for c in chains)
-        return Plan(
-            options.strategy, Rewrite(), kept_before, kept_before, decisions, before, before,
-            _NOTHING,
-        )
     kept = tuple(_keep(candidates, value) for value in best.cut.kept)
     decisions = tuple(_decide(chain, best.cut) for chain in find_chains(candidates))
     return Plan(
         options.strategy, best.rewrite, kept_before, kept, decisions, before, best.lifetimes
     )
-
-
-_NOTHING = "nothing to be gained: the least that can be kept is what TensorFlow keeps"
 
 
 def _best(candidates: Candidates, tradeoff: float, options: Options) -> _Attempt:
@@ -76,6 +66,7 @@ def _best(candidates: Candidates, tradeoff: float, options: Options) -> _Attempt
         cut = minimum_cut(candidates, tradeoff, surcharge, times)
         recomputation = Recomputation(candidates, cut, RewriteBuilder(candidates.view))
         recomputation.redirect_readers()
+        _release(candidates, cut, recomputation.builder)
         attempt = _attempt(candidates, cut, recomputation.builder.build(), options)
         if best is None or attempt.lifetimes.peak_bytes < best.lifetimes.peak_bytes:
             best = attempt
@@ -89,6 +80,14 @@ def _best(candidates: Candidates, tradeoff: float, options: Options) -> _Attempt
     return best
 
 
+def _release(candidates: Candidates, cut: Cut, builder: RewriteBuilder) -> None:
+    """Lets what is kept, and not recomputed, be computed in the forward pass."""
+    for node in candidates.view.nodes:
+        pure = not node.stateful and not candidates.roles.cotangent[node.id]
+        if node.controls and pure and candidates.late[node.id] and node.id not in cut.recomputed:
+            builder.release(node)
+
+
 def _attempt(candidates: Candidates, cut: Cut, rewrite: Rewrite, options: Options) -> _Attempt:
     if options.fuse != "ops":
         rewrite = find_groups(
@@ -97,7 +96,7 @@ def _attempt(candidates: Candidates, cut: Cut, rewrite: Rewrite, options: Option
     return _Attempt(cut, rewrite, peak.simulate(candidates.view, rewrite))
 
 
-def _keep(candidates: Candidates, value) -> Keep:
+def _keep(candidates: Candidates, value: Value) -> Keep:
     packed = cost.packs(value)
     ban = candidates.bans.get(value.node.id)
     if ban is not None:

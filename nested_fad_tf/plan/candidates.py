@@ -25,6 +25,8 @@ class Candidates:
             (an argument, a variable, a constant, an output of the function) or too small to matter.
         bans: Per node id: why it may not be recomputed; absent if it may.
         needed: Storage roots that cotangent ops read, with their readers in execution order.
+        late: Per node id, whether it runs in the backward pass: it depends on a cotangent by data or
+            by control. Some late nodes aren't cotangents; nothing but a control input delays them.
         kept_today: Buffers that plain TensorFlow holds from the forward to the backward pass.
         fused: Whether groups of element-wise ops will be compiled, which changes prices.
     """
@@ -34,6 +36,7 @@ class Candidates:
     free: list[bool]
     bans: dict[int, str]
     needed: dict[int, list[tuple[Node, int]]]
+    late: list[bool]
     kept_today: tuple[Value, ...]
     fused: bool
 
@@ -72,16 +75,12 @@ def find_candidates(
             root = value.storage
             if not roles.cotangent[root.node.id] and not free[root.id]:
                 needed.setdefault(root.id, []).append((node, index))
-    kept_today = _kept_today(view, roles, free)
-    return Candidates(view, roles, free, bans, needed, kept_today, fused)
+    late = _late(view, roles)
+    kept_today = _kept_today(view, late, free)
+    return Candidates(view, roles, free, bans, needed, late, kept_today, fused)
 
 
-def _kept_today(view: GraphView, roles: Roles, free: list[bool]) -> tuple[Value, ...]:
-    """What ops that run in the backward pass read of those that ran before.
-
-    Control dependencies count here: a derivative factor that TensorFlow ties to the incoming
-    gradient isn't kept, but what it is computed from is.
-    """
+def _late(view: GraphView, roles: Roles) -> list[bool]:
     late = list(roles.cotangent)
     for node in view.nodes:
         late[node.id] = (
@@ -89,6 +88,15 @@ def _kept_today(view: GraphView, roles: Roles, free: list[bool]) -> tuple[Value,
             or any(late[v.node.id] for v in node.inputs)
             or any(late[c.id] for c in node.controls)
         )
+    return late
+
+
+def _kept_today(view: GraphView, late: list[bool], free: list[bool]) -> tuple[Value, ...]:
+    """What ops that run in the backward pass read of those that ran before.
+
+    A derivative factor that TensorFlow ties to the incoming gradient isn't kept, but what it is
+    computed from is.
+    """
     kept: dict[int, Value] = {}
     for node in view.nodes:
         if not late[node.id] or node.op_type in views.SHAPE_ONLY:

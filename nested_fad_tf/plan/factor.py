@@ -17,9 +17,6 @@ from nested_fad_tf.ops.entry import linear_inputs
 from nested_fad_tf.ops.expr import Const, Expr, Leaf, add, is_const, leaves, scale
 from nested_fad_tf.plan.candidates import Candidates
 
-# Beyond this many parts a derivative isn't worth keeping: computing it costs more than it saves.
-_LARGEST = 200
-
 
 @dataclasses.dataclass(frozen=True)
 class Region:
@@ -42,7 +39,7 @@ def find_regions(candidates: Candidates) -> list[Region]:
         candidates: The buffers and roles of a graph.
 
     Returns:
-        Regions of two or more ops, or of one whose factor is computed from what it reads.
+        The regions, in order of execution. Ops whose zeros a product can't reproduce belong to none.
     """
     parts = {n.id: p for n in candidates.view.nodes if (p := _partials(candidates, n)) is not None}
     regions = []
@@ -59,6 +56,8 @@ def _partials(candidates: Candidates, node: Node) -> dict[int, Expr] | None:
     if not candidates.roles.cotangent[node.id] or entry is None or entry.partials is None:
         return None
     if node.stateful or len(node.outputs) != 1 or node.op_type == "Cast":
+        return None
+    if entry.absorbs_zero:  # gives 0 for a cotangent of 0 however large the factor: no product
         return None
     out = node.outputs[0]
     linear = linear_inputs(entry, len(node.inputs))
@@ -140,8 +139,3 @@ def _derivatives(
         if outside and out.id not in returned:
             found[out] = {u: d for u, d in row.items() if not is_const(d, 0)}
     return found
-
-
-def size(derivatives: Mapping[Value, Mapping[Value, Expr]]) -> int:
-    """How many multiplications and keepings a region's matrix takes: its entries."""
-    return sum(len(row) for row in derivatives.values())

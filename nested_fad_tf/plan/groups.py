@@ -85,7 +85,7 @@ class _Grouping:
             node = step.node
             depth = 0
             fusible = self._fusible[node.id]
-            for other in [v.node for v in self._inputs[node.id]] + node.controls:
+            for other in [*(v.node for v in self._inputs[node.id]), *self._schedule.controls[node.id]]:
                 changes = fusible != self._fusible[other.id]
                 depth = max(depth, depths[other.id] + changes)
             depths[node.id] = depth
@@ -114,7 +114,8 @@ class _Grouping:
         late = [*self._cotangent, *[False] * (len(self._schedule.nodes) - len(self._cotangent))]
         for step in self._order:
             node = step.node
-            before = [v.node for v in self._inputs[node.id]] + node.controls
+            before = [v.node for v in self._inputs[node.id]]
+            before += self._schedule.controls[node.id]
             late[node.id] = late[node.id] or any(late[other.id] for other in before)
         return late
 

@@ -6,9 +6,14 @@ import dataclasses
 
 from nested_fad_tf.graph.view import Value
 from nested_fad_tf.plan import cost
-from nested_fad_tf.plan.chains import Chain
+from nested_fad_tf.plan.candidates import Candidates
+from nested_fad_tf.plan.chains import Chain, find_chains
 from nested_fad_tf.plan.peak import Lifetimes
 from nested_fad_tf.plan.rewrite import Rewrite
+
+NOTHING_GAINED = "nothing to be gained: the least that can be kept is what TensorFlow keeps"
+# A rewrite has to lower the peak by this fraction to be worth its risk and its time.
+_LEAST_GAIN = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,3 +76,34 @@ class Plan:
     before: Lifetimes
     after: Lifetimes
     reason: str = ""
+
+
+def worthwhile(before: Lifetimes, after: Lifetimes) -> bool:
+    """Whether a rewrite lowers the simulated peak by enough to be done.
+
+    Args:
+        before: Lifetimes without it.
+        after: Lifetimes with it.
+
+    Returns:
+        Whether it does.
+    """
+    return before.peak_bytes - after.peak_bytes >= _LEAST_GAIN * before.peak_bytes
+
+
+def nothing(candidates: Candidates, strategy: str, before: Lifetimes) -> Plan:
+    """The plan that leaves everything as it is.
+
+    Args:
+        candidates: The buffers of the forward pass.
+        strategy: The strategy that found nothing to gain.
+        before: Lifetimes without a rewrite.
+
+    Returns:
+        The plan.
+    """
+    kept = tuple(Keep(v, "read by the backward pass") for v in candidates.kept_today)
+    decisions = tuple(
+        Decision(c, "left alone", c.kept_today, NOTHING_GAINED) for c in find_chains(candidates)
+    )
+    return Plan(strategy, Rewrite(), kept, kept, decisions, before, before, NOTHING_GAINED)

@@ -43,11 +43,14 @@ class Rewrite:
         nodes: Nodes to add, in an order in which they can be made.
         redirects: For (id of a node, index of its input): the value it is to read instead.
         groups: Nodes, traced or added, to fuse.
+        released: Ids of traced nodes whose control inputs are dropped, so that they run in the forward
+            pass: pure derivative factors that TensorFlow ties to the incoming gradient.
     """
 
     nodes: tuple[Node, ...] = ()
     redirects: Mapping[tuple[int, int], Value] = dataclasses.field(default_factory=dict)
     groups: tuple[Group, ...] = ()
+    released: frozenset[int] = frozenset()
 
     def __bool__(self) -> bool:
         """Whether it changes anything."""
@@ -72,6 +75,7 @@ class RewriteBuilder:
         self.view = view
         self.nodes: list[Node] = []
         self._redirects: dict[tuple[int, int], Value] = {}
+        self._released: set[int] = set()
         self._next_value = len(view.values)
 
     def add(
@@ -148,6 +152,16 @@ class RewriteBuilder:
         """
         self._redirects[node.id, index] = value
 
+    def release(self, node: Node) -> None:
+        """Lets a pure node of the view run as soon as its inputs are there.
+
+        Args:
+            node: The node; its control inputs are dropped.
+        """
+        assert not node.stateful, f"{node} has effects: its control inputs order them"
+        self._released.add(node.id)
+
     def build(self) -> Rewrite:
         """The rewrite collected so far."""
-        return Rewrite(tuple(self.nodes), dict(self._redirects))
+        released = frozenset(self._released)
+        return Rewrite(tuple(self.nodes), dict(self._redirects), released=released)

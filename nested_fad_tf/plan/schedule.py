@@ -45,6 +45,7 @@ class Schedule:
     Attributes:
         nodes: The view's nodes, then the rewrite's; indexed by node id.
         inputs: What each of them reads, redirections applied; indexed by node id.
+        controls: What each of them waits for without reading it; indexed by node id.
         live: Whether each of them runs.
         steps: What runs.
         step_of: The step that runs a node, by node id.
@@ -58,6 +59,9 @@ class Schedule:
             inputs = list(self.inputs[node_id])
             inputs[index] = value
             self.inputs[node_id] = inputs
+        self.controls: list[Sequence[Node]] = [node.controls for node in self.nodes]
+        for node_id in rewrite.released:
+            self.controls[node_id] = ()
         self.live = self._reachable(view)
         self.steps: list[Step] = []
         self.step_of: dict[int, Step] = {}
@@ -74,7 +78,7 @@ class Schedule:
                 continue
             live[node.id] = True
             stack.extend(v.node for v in self.inputs[node.id])
-            stack.extend(node.controls)
+            stack.extend(self.controls[node.id])
         return live
 
     def _make_steps(self, rewrite: Rewrite) -> None:
@@ -87,7 +91,7 @@ class Schedule:
             self._fuse(group)
         for step in self.steps:
             members = step.group.nodes if step.group else (step.node,)
-            controls = {c.id for node in members for c in node.controls}
+            controls = {c.id for node in members for c in self.controls[node.id]}
             waits = {self.step_of[c].id for c in controls if c in self.step_of}
             step.waits = sorted(waits - {step.id})
 

@@ -1,0 +1,205 @@
+"""Strategy "forward_ad": nested forward-mode AD as published (Guo et al., arXiv 2209.10778).
+
+Every region of element-wise backward ops is replaced by multiplications with its derivatives, which
+the forward pass computes and keeps in place of the values they are computed from, wherever that keeps
+no more than TensorFlow does. Nothing is recomputed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+
+from nested_fad_tf.graph.view import Node, Value
+from nested_fad_tf.ops.expr import Const, Expr, Leaf, is_const, leaves
+from nested_fad_tf.options import Options
+from nested_fad_tf.plan import peak
+from nested_fad_tf.plan.candidates import Candidates
+from nested_fad_tf.plan.chains import find_chains
+from nested_fad_tf.plan.factor import Region, find_regions
+from nested_fad_tf.plan.groups import find_groups
+from nested_fad_tf.plan.lower import Lowering, NotLowerableError, broadcast_shape
+from nested_fad_tf.plan.plan import NOTHING_GAINED, Decision, Keep, Plan, nothing, worthwhile
+from nested_fad_tf.plan.rewrite import Rewrite, RewriteBuilder
+
+_DERIVATIVE = "a chain's derivative: the backward pass is one multiplication with it"
+_AS_TODAY = "read by the backward pass"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Attempt:
+    rewrite: Rewrite
+    derivatives: tuple[Value, ...]
+    replaced: frozenset[int]  # ids of backward nodes
+
+
+def plan(candidates: Candidates, options: Options) -> Plan:
+    """Plans by factoring the backward pass.
+
+    Args:
+        candidates: The buffers of the forward pass.
+        options: What may be done.
+
+    Returns:
+        The plan; empty where the simulated peak would not fall.
+    """
+    before = peak.simulate(candidates.view)
+    chosen = _choose(candidates, find_regions(candidates))
+    attempt = _rewrite(candidates, chosen)
+    rewrite = attempt.rewrite
+    if rewrite and candidates.fused:
+        rewrite = find_groups(candidates.view, candidates.roles, rewrite, options.min_bytes)
+    after = peak.simulate(candidates.view, rewrite)
+    if not rewrite or not worthwhile(before, after):
+        return nothing(candidates, options.strategy, before)
+    still = [
+        candidates.view.values[root]
+        for root, readers in candidates.needed.items()
+        if any(node.id not in attempt.replaced for node, _ in readers)
+    ]
+    kept = tuple(Keep(v, _DERIVATIVE) for v in attempt.derivatives)
+    kept += tuple(Keep(v, _AS_TODAY) for v in still)
+    return Plan(
+        options.strategy,
+        rewrite,
+        tuple(Keep(v, _AS_TODAY) for v in candidates.kept_today),
+        kept,
+        _decisions(candidates, still),
+        before,
+        after,
+    )
+
+
+def _choose(candidates: Candidates, regions: list[Region]) -> list[Region]:
+    """The regions whose derivatives take no more than what they replace.
+
+    A value that somebody else reads in the backward pass is kept anyway, so a region frees only what
+    it alone reads; the order of regions matters little, since chains end where regions do.
+    """
+    readers = Counter({root: len(rs) for root, rs in candidates.needed.items()})
+    chosen = []
+    for region in regions:
+        members = {node.id for node in region.nodes}
+        reads = Counter(
+            root
+            for root, rs in candidates.needed.items()
+            for node, _ in rs
+            if node.id in members
+        )
+        own = {root for root, count in reads.items() if readers[root] == count}
+        spared = sum(candidates.view.values[root].nbytes for root in own)
+        if spared and _bytes_of(candidates, region, own) <= spared:
+            chosen.append(region)
+            readers.subtract(reads)
+    return chosen
+
+
+def _bytes_of(candidates: Candidates, region: Region, own: set[int]) -> int:
+    """What keeping a region's derivatives takes beyond what is kept anyway."""
+    total = 0
+    for derivative in {d for row in region.derivatives.values() for d in row.values()}:
+        if isinstance(derivative, Const):
+            continue
+        if isinstance(derivative, Leaf):
+            assert isinstance(derivative.key, Value)
+            root = derivative.key.storage
+            kept_anyway = root.id not in own or candidates.free[root.id]
+            total += 0 if kept_anyway else root.nbytes
+        else:
+            total += _size(derivative)
+    return total
+
+
+def _size(derivative: Expr) -> int:
+    """Bytes of a derivative: the largest of what it is computed from, as it broadcasts."""
+    values = _reads(derivative)
+    wide = max(v.dtype.size for v in values)
+    elements = max(v.nbytes // v.dtype.size for v in values)
+    return elements * wide
+
+
+def _rewrite(candidates: Candidates, regions: list[Region]) -> _Attempt:
+    builder = RewriteBuilder(candidates.view)
+    derivatives: dict[int, Value] = {}
+    replaced: set[int] = set()
+    for region in regions:
+        try:
+            made = _replace(candidates, region, builder)
+            _release(candidates, region, builder)
+        except NotLowerableError:
+            continue
+        derivatives.update({v.id: v for v in made})
+        replaced.update(node.id for node in region.nodes)
+    return _Attempt(builder.build(), tuple(derivatives.values()), frozenset(replaced))
+
+
+def _replace(candidates: Candidates, region: Region, builder: RewriteBuilder) -> list[Value]:
+    """Replaces a region by products; gives the derivatives that are kept."""
+    made: dict[int, Value] = {}
+    results: dict[Value, Value] = {}
+    members = {node.id for node in region.nodes}
+    forward = Lowering(builder, region.nodes[0].outputs[0].dtype, _origin(region), "/derivative")
+    for out, row in region.derivatives.items():
+        terms = []
+        for cotangent, derivative in row.items():
+            if is_const(derivative, 1):
+                terms.append(cotangent)
+                continue
+            factor = forward.lower(derivative)
+            if not isinstance(derivative, Const | Leaf):
+                made[factor.id] = factor
+            terms.append(_binary(builder, "Mul", cotangent, factor, out.node))
+        results[out] = terms[0]
+        for term in terms[1:]:
+            results[out] = _binary(builder, "AddV2", results[out], term, out.node)
+        if results[out].shape != out.shape:
+            raise NotLowerableError(f"{out} would get another shape")
+    for out, result in results.items():
+        for reader, index in candidates.view.consumers[out.id]:
+            if reader.id not in members:
+                builder.redirect(reader, index, result)
+    return list(made.values())
+
+
+def _release(candidates: Candidates, region: Region, builder: RewriteBuilder) -> None:
+    """Lets everything that a region's derivatives are computed from run in the forward pass."""
+    stack = [v.node for row in region.derivatives.values() for d in row.values() for v in _reads(d)]
+    seen: set[int] = set()
+    while stack:
+        node = stack.pop()
+        if node.id in seen or not candidates.late[node.id]:
+            continue
+        seen.add(node.id)
+        if node.controls and not node.stateful:
+            builder.release(node)
+        stack.extend(v.node for v in node.inputs)
+
+
+def _reads(derivative: Expr) -> list[Value]:
+    return [v for v in leaves(derivative) if isinstance(v, Value)]
+
+
+def _origin(region: Region) -> Node:
+    return region.nodes[-1]
+
+
+def _binary(builder: RewriteBuilder, op_type: str, a: Value, b: Value, origin: Node) -> Value:
+    shape = broadcast_shape([a, b])
+    node = builder.add(
+        op_type, [a, b], [(a.dtype, shape)], origin=origin, attrs={"T": a.dtype}
+    )
+    return node.outputs[0]
+
+
+def _decisions(candidates: Candidates, still: list[Value]) -> tuple[Decision, ...]:
+    kept_ids = {v.id for v in still}
+    decisions = []
+    for chain in find_chains(candidates):
+        kept = tuple(v for v in chain.kept_today if v.id in kept_ids)
+        if len(kept) < len(chain.kept_today):
+            decisions.append(
+                Decision(chain, "keep derivatives", kept, "derivatives take no more bytes")
+            )
+        else:
+            decisions.append(Decision(chain, "left alone", kept, NOTHING_GAINED))
+    return tuple(decisions)
