@@ -7,18 +7,28 @@
 
     with nfad.rewriting():              # or: any tf.function traced inside
         model.fit(x, y)
+
+The public names are imported when they are first used (PEP 562): importing the package must not
+import TensorFlow, so that the command line answers --help at once and can quieten TensorFlow before
+it starts.
 """
 
-from nested_fad_tf.errors import (
-    OptionsError,
-    RewriteError,
-    UnsupportedVersionError,
-    VerificationError,
-)
-from nested_fad_tf.function import Function, Session, function, rewriting
-from nested_fad_tf.options import Options
-from nested_fad_tf.report.memory import Measurement, measure
-from nested_fad_tf.report.summary import Kept, Report
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nested_fad_tf.errors import (
+        OptionsError,
+        RewriteError,
+        UnsupportedVersionError,
+        VerificationError,
+    )
+    from nested_fad_tf.functions import Function, Session, function, rewriting
+    from nested_fad_tf.options import Options
+    from nested_fad_tf.report.memory import Measurement, measure
+    from nested_fad_tf.report.summary import Kept, Report
 
 __all__ = [
     "Function",
@@ -35,3 +45,39 @@ __all__ = [
     "measure",
     "rewriting",
 ]
+
+# Where each name comes from. No submodule of this package may have the name of a public function:
+# importing the submodule sets the package's attribute, which would then be the module. That is why
+# nfad.function lives in functions.py.
+_HOMES = {
+    "Function": "functions",
+    "Kept": "report.summary",
+    "Measurement": "report.memory",
+    "Options": "options",
+    "OptionsError": "errors",
+    "Report": "report.summary",
+    "RewriteError": "errors",
+    "Session": "functions",
+    "UnsupportedVersionError": "errors",
+    "VerificationError": "errors",
+    "function": "functions",
+    "measure": "report.memory",
+    "rewriting": "functions",
+}
+
+
+if not TYPE_CHECKING:  # To type checkers, a module with __getattr__ has every name.
+
+    def __getattr__(name: str) -> Any:
+        """Imports a public name on first use."""
+        home = _HOMES.get(name)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+        globals()[name] = value  # Found without this function from now on.
+        return value
+
+
+def __dir__() -> list[str]:
+    """Lists the public names whether they were used or not."""
+    return sorted({*globals(), *__all__})
