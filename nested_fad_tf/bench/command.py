@@ -13,9 +13,7 @@ from typing import Any
 import tensorflow as tf
 from rich.console import Console
 
-from nested_fad_tf.bench import agreement, models, runner
-
-WHAT = ("memory", "time", "gradients", "losses")
+from nested_fad_tf.bench import agreement, catalog, models, runner
 
 # Column title -> text of the cell, by kind of row.
 _Column = tuple[str, Callable[[Any], str]]
@@ -27,6 +25,7 @@ def run_bench(
     fuse: str = "auto",
     json_path: str | os.PathLike[str] | None = None,
     what: Sequence[str] = ("memory", "time"),
+    dtypes: Sequence[str] = ("float64",),
 ) -> dict[str, list[dict[str, Any]]]:
     """Measures models, prints Markdown tables as it goes, and writes everything as JSON.
 
@@ -36,6 +35,7 @@ def run_bench(
         fuse: How fused groups run.
         json_path: Where to write the rows; None to write none.
         what: What to measure, of "memory", "time", "gradients" and "losses".
+        dtypes: Types of weights and activations to compare gradients in.
 
     Returns:
         Rows as dictionaries, by what was measured.
@@ -44,15 +44,15 @@ def run_bench(
         ValueError: If a model or something to measure is not known.
     """
     chosen = _chosen_models(models)
-    if unknown := set(what) - set(WHAT):
-        raise ValueError(f"cannot measure {sorted(unknown)}; there are: {', '.join(WHAT)}")
+    if unknown := set(what) - set(catalog.WHAT):
+        raise ValueError(f"cannot measure {sorted(unknown)}; there are: {', '.join(catalog.WHAT)}")
     console = Console()
     results: dict[str, list[dict[str, Any]]] = {}
     for kind in what:
         rows: list[Any] = []
         for model in chosen:
             with console.status(f"{kind}: {model}"):
-                rows += _rows(kind, model, list(strategies), fuse)
+                rows += _rows(kind, model, list(strategies), fuse, list(dtypes))
         console.print(f"\n{kind}\n")
         console.out(markdown(rows, _COLUMNS[kind]), highlight=False)
         results[kind] = [dataclasses.asdict(row) for row in rows]
@@ -70,16 +70,18 @@ def _chosen_models(chosen: Sequence[str]) -> list[str]:
     return list(chosen)
 
 
-def _rows(kind: str, model: str, strategies: list[str], fuse: str) -> list[Any]:
+def _rows(kind: str, model: str, strategies: list[str], fuse: str, dtypes: list[str]) -> list[Any]:
     """Rows of one model."""
     if kind == "time":
         return list(runner.time_rows([model], strategies, fuse))
-    makers: dict[str, Callable[..., Any]] = {
-        "memory": runner.memory_row,
-        "gradients": agreement.gradients_row,
-        "losses": agreement.losses_row,
-    }
-    return [makers[kind](model, strategy, fuse) for strategy in strategies]
+    if kind == "gradients":
+        return [
+            agreement.gradients_row(model, strategy, fuse, dtype)
+            for dtype in dtypes
+            for strategy in strategies
+        ]
+    make = runner.memory_row if kind == "memory" else agreement.losses_row
+    return [make(model, strategy, fuse) for strategy in strategies]
 
 
 def markdown(rows: Sequence[Any], columns: Sequence[_Column]) -> str:

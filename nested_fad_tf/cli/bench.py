@@ -3,64 +3,89 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from absl import flags
 
+from nested_fad_tf.bench import catalog
 from nested_fad_tf.cli import choices, quiet
 from nested_fad_tf.cli.command import Command
+from nested_fad_tf.options import Fuse, Strategy
 
-_STRATEGIES = ("auto", "forward_ad", "recompute")
-_FUSE = ("auto", "xla", "ops")
-_WHAT = ("memory", "time", "gradients", "losses")
+_STRATEGIES = get_args(Strategy)
+_FUSE = get_args(Fuse)
+_ALL = "all"
 
 
 def _define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_list(
-        "models", ["all"], "Models by name, separated by commas; all for all.", flag_values=values
+        "models", [_ALL], f"Models, or {_ALL}: {', '.join(catalog.MODELS)}.", flag_values=values
     )
     flags.DEFINE_list(
         "strategies",
         ["auto"],
-        f"Strategies to compare with plain TensorFlow: {', '.join(_STRATEGIES)}.",
+        f"Strategies to compare with plain TensorFlow, or {_ALL}: {', '.join(_STRATEGIES)}.",
         flag_values=values,
     )
     flags.DEFINE_string("fuse", "auto", f"How groups run: {', '.join(_FUSE)}.", flag_values=values)
     flags.DEFINE_list(
-        "what", ["memory", "time"], f"What to measure: {', '.join(_WHAT)}.", flag_values=values
+        "what",
+        ["memory", "time"],
+        f"What to measure, or {_ALL}:\n"
+        "memory: peak of a step, requested bytes and whole process, each in a fresh process\n"
+        "time: steady steps, all versions alternating in one process\n"
+        "gradients: how far loss and gradients are from plain TensorFlow's\n"
+        "losses: the same of the losses of ten Adam steps",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "dtypes",
+        ["float64"],
+        f"Types to compare gradients in, or {_ALL}: {', '.join(catalog.DTYPES)}.",
+        flag_values=values,
     )
     flags.DEFINE_string("json", None, "File to write the results to.", flag_values=values)
 
 
 def _run(values: Mapping[str, Any]) -> None:
-    for strategy in values["strategies"]:
-        choices.one_of("strategies", strategy, _STRATEGIES)
-    choices.one_of("fuse", values["fuse"], _FUSE)
-    for what in values["what"]:
-        choices.one_of("what", what, _WHAT)
+    models = _several("models", values["models"], catalog.MODELS)
+    strategies = _several("strategies", values["strategies"], _STRATEGIES)
+    what = _several("what", values["what"], catalog.WHAT)
+    dtypes = _several("dtypes", values["dtypes"], catalog.DTYPES)
+    fuse = choices.one_of("fuse", values["fuse"], _FUSE)
     json_path = choices.writable("json", values["json"])
     quiet.start_tensorflow()
-    from nested_fad_tf.bench import command, models
+    # Only now: this imports TensorFlow and Keras.
+    from nested_fad_tf.bench import command
 
-    for model in values["models"]:
-        choices.one_of("models", model, ["all", *models.names()])
     command.run_bench(
-        models=values["models"],
-        strategies=values["strategies"],
-        fuse=values["fuse"],
+        models=models,
+        strategies=strategies,
+        fuse=fuse,
         json_path=json_path,
-        what=values["what"],
+        what=what,
+        dtypes=dtypes,
     )
+
+
+def _several(flag: str, chosen: list[str], known: tuple[str, ...]) -> list[str]:
+    """Checks the values of a list flag, and replaces "all" by all there are."""
+    for value in chosen:
+        choices.one_of(flag, value, [_ALL, *known])
+    return list(known) if _ALL in chosen else list(chosen)
 
 
 COMMAND = Command(
     name="bench",
-    summary="measure memory and time of public models, plain and rewritten",
+    summary="measure memory, time and agreement of public models, plain and rewritten",
     description=(
         "Measures the memory peak and the step time of public models, plain and rewritten with "
-        "each strategy, and prints a table."
+        "each strategy, or how far gradients and losses agree, and prints a table of each."
     ),
     define_flags=_define_flags,
     run=_run,
-    examples=("bench --models=mish_mlp --strategies=auto,recompute --json=bench.json",),
+    examples=(
+        "bench --models=mish_mlp --strategies=auto,recompute --json=bench.json",
+        "bench --models=bert --what=gradients,losses --dtypes=all",
+    ),
 )

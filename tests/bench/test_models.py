@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from nested_fad_tf.bench import models
+from nested_fad_tf.bench import catalog, models
 
 
 def test_registry_names():
     assert {"mish_mlp", "mixer", "efficientnetv2b0", "bert", "llama", "vit"} <= set(models.names())
     assert len(models.names()) == len(set(models.names())) == 17
+    assert models.names() == list(catalog.MODELS)
 
 
 def test_unknown_name_lists_the_known_ones():

@@ -11,18 +11,19 @@ from nested_fad_tf.cli import main
 _REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 
 
-def _run(*arguments, module=True, cwd=None):
+def _run(*arguments, module=True, cwd=None, unset=()):
     """Runs the command line in a process of its own, as a user would."""
     script = pathlib.Path(sys.executable).with_name("nested-fad-tf")
     program = [sys.executable, "-m", "nested_fad_tf"] if module else [str(script)]
     path = os.pathsep.join([str(_REPOSITORY), os.environ.get("PYTHONPATH", "")])
+    inherited = {name: value for name, value in os.environ.items() if name not in unset}
     return subprocess.run(
         [*program, *arguments],
         capture_output=True,
         text=True,
         timeout=300,
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": path},
+        env={**inherited, "PYTHONPATH": path},
     )
 
 
@@ -37,6 +38,13 @@ def test_help_lists_the_commands():
     assert "train" in done.stdout
     assert "bench" in done.stdout
     assert "exit status" in done.stdout
+
+
+def test_help_says_nothing_else():
+    # The environment may quieten TensorFlow already; a user's does not.
+    done = _run("bench", "--help", unset=("TF_CPP_MIN_LOG_LEVEL",))
+    assert done.returncode == 0
+    assert not done.stderr
 
 
 def test_the_console_script_is_the_same_program():
@@ -65,7 +73,9 @@ def test_help_of_train_lists_its_flags_and_models(capsys, flag):
 def test_help_of_bench_lists_its_flags(capsys):
     assert main.main(["nested-fad-tf", "bench", "--help"]) == 0
     output = capsys.readouterr().out
-    for word in ("--models", "--strategies", "--fuse", "--json"):
+    for word in ("--models", "--strategies", "--fuse", "--what", "--dtypes", "--json"):
+        assert word in output
+    for word in ("mish_mlp", "forward_ad", "gradients", "losses", "float32"):
         assert word in output
 
 
@@ -83,6 +93,7 @@ def test_help_of_bench_lists_its_flags(capsys):
         (["train", "--json=/no/such/folder/x.json"], "folder /no/such/folder does not exist"),
         (["bench", "--strategies=auto,no"], "--strategies=no"),
         (["bench", "--what=speed"], "--what=speed"),
+        (["bench", "--models=brt"], "did you mean 'bert'"),
     ],
 )
 def test_bad_usage_is_one_line_and_status_2(capsys, arguments, expected):
