@@ -7,13 +7,15 @@ nothing there. So the price of what is alive at the simulated peak is raised and
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 from nested_fad_tf.graph.view import Value
+from nested_fad_tf.ops import views
 from nested_fad_tf.options import Options
 from nested_fad_tf.plan import cost, peak
 from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.chains import Chain, find_chains
-from nested_fad_tf.plan.cut import Cut, minimum_cut
+from nested_fad_tf.plan.cut import Cut, largest_output, minimum_cut
 from nested_fad_tf.plan.groups import find_groups
 from nested_fad_tf.plan.peak import Lifetimes
 from nested_fad_tf.plan.plan import Decision, Keep, Plan, nothing, worthwhile
@@ -21,7 +23,7 @@ from nested_fad_tf.plan.recompute import Recomputation
 from nested_fad_tf.plan.rewrite import Rewrite, RewriteBuilder
 
 # How often the cut is repeated with raised prices, and by how much they rise. Each round costs one
-# simulation; on the models of docs/results.md the third never helped.
+# simulation.
 _ROUNDS = 3
 _RAISE = 1.5
 # Bytes alone decide in "recompute"; a little is charged so that nothing is recomputed for nothing.
@@ -33,6 +35,12 @@ class _Attempt:
     cut: Cut
     rewrite: Rewrite
     lifetimes: Lifetimes
+    seconds: float  # of recomputation, as bytes: see plan/cost.py
+
+    @property
+    def price(self) -> float:
+        """What the attempt costs in memory and time."""
+        return self.lifetimes.peak_bytes + self.seconds
 
 
 def plan(candidates: Candidates, options: Options) -> Plan:
@@ -67,8 +75,11 @@ def _best(candidates: Candidates, tradeoff: float, options: Options) -> _Attempt
         recomputation = Recomputation(candidates, cut, RewriteBuilder(candidates.view))
         recomputation.redirect_readers()
         _release(candidates, cut, recomputation.builder)
-        attempt = _attempt(candidates, cut, recomputation.builder.build(), options)
-        if best is None or attempt.lifetimes.peak_bytes < best.lifetimes.peak_bytes:
+        rewrite = _grouped(candidates, recomputation.builder.build(), options)
+        lifetimes = peak.simulate(candidates.view, rewrite)
+        seconds = tradeoff * _recomputation_price(candidates, recomputation.times)
+        attempt = _Attempt(cut, rewrite, lifetimes, seconds)
+        if best is None or attempt.price < best.price:
             best = attempt
         alive = {v.id for v in attempt.lifetimes.live_at_peak}
         for value in cut.kept:
@@ -88,12 +99,19 @@ def _release(candidates: Candidates, cut: Cut, builder: RewriteBuilder) -> None:
             builder.release(node)
 
 
-def _attempt(candidates: Candidates, cut: Cut, rewrite: Rewrite, options: Options) -> _Attempt:
-    if options.fuse != "ops":
-        rewrite = find_groups(
-            candidates.view, candidates.roles, rewrite, options.min_bytes
-        )
-    return _Attempt(cut, rewrite, peak.simulate(candidates.view, rewrite))
+def _grouped(candidates: Candidates, rewrite: Rewrite, options: Options) -> Rewrite:
+    if options.fuse == "ops":
+        return rewrite
+    return find_groups(candidates.view, candidates.roles, rewrite, options.min_bytes)
+
+
+def _recomputation_price(candidates: Candidates, times: Mapping[int, int]) -> float:
+    nodes = candidates.view.nodes
+    return sum(
+        count * cost.recompute_price(nodes[i], largest_output(nodes[i]), candidates.fused)
+        for i, count in times.items()
+        if nodes[i].op_type not in views.ALIASES
+    )
 
 
 def _keep(candidates: Candidates, value: Value) -> Keep:

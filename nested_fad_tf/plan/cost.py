@@ -9,6 +9,7 @@ long. They are defaults for CPUs, fitted by hand to the step times of the models
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import tensorflow as tf
 
@@ -49,18 +50,19 @@ def recompute_price(node: Node, value: Value, fused: bool) -> float:
     return (PRICE_FUSED if fused and node.op_type in COMPILED else PRICE)[cost] * moved
 
 
-def keep_price(value: Value, fused: bool) -> float:
+def keep_price(value: Value, fused: bool, readers: Iterable[Node]) -> float:
     """The price of keeping a value.
 
     Args:
         value: A value of the forward pass.
         fused: Whether groups of element-wise ops are compiled.
+        readers: What reads it in the forward pass.
 
     Returns:
         The price in bytes.
     """
-    written_out = fused and value.node.op_type in COMPILED
-    return stored_bytes(value) * (WRITE_OUT if written_out else 1.0)
+    inside = value.node.op_type in COMPILED and all(r.op_type in COMPILED for r in readers)
+    return stored_bytes(value) * (WRITE_OUT if fused and inside else 1.0)
 
 
 def recompute_ban(view: GraphView, node: Node) -> str | None:

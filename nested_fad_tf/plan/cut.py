@@ -110,10 +110,10 @@ def minimum_cut(
         entry[node.id] = inside = network.node()
         for root in roots:
             leaving[root.id] = out = network.node()
-            price = cost.keep_price(root, candidates.fused) * surcharge.get(root.id, 1.0)
+            price = _keep_price(candidates, root) * surcharge.get(root.id, 1.0)
             network.edge(inside, out, max(1.0, price))
         repeats = times.get(node.id, 1) if times else 1
-        _connect_inputs(candidates, network, node, roots, inside, leaving, tradeoff * repeats)
+        _connect_inputs(candidates, network, node, inside, leaving, tradeoff * repeats)
     for root_id in candidates.needed:
         network.edge(leaving[root_id], _SINK, np.inf)
     if not entry:
@@ -133,7 +133,6 @@ def _connect_inputs(
     candidates: Candidates,
     network: _Network,
     node: Node,
-    roots: list[Value],
     inside: int,
     leaving: Mapping[int, int],
     price_factor: float,
@@ -141,10 +140,28 @@ def _connect_inputs(
     if node.id in candidates.bans:
         network.edge(_SOURCE, inside, np.inf)
         return
-    largest = max(roots, key=lambda v: v.nbytes)
+    largest = largest_output(node)
     network.edge(_SOURCE, inside, max(1.0, cost.recompute_price(node, largest, candidates.fused) * price_factor))
     for root in read_when_recomputed(candidates, node):
         network.edge(leaving[root.id], inside, np.inf)
+
+
+def largest_output(node: Node) -> Value:
+    """The output that a node's price is computed from.
+
+    Args:
+        node: A node with outputs.
+
+    Returns:
+        The largest.
+    """
+    return max(node.outputs, key=lambda v: v.nbytes)
+
+
+def _keep_price(candidates: Candidates, root: Value) -> float:
+    readers = [reader for reader, _ in candidates.view.consumers[root.id]]
+    forward = [reader for reader in readers if not candidates.roles.cotangent[reader.id]]
+    return cost.keep_price(root, candidates.fused, forward)
 
 
 def read_when_recomputed(candidates: Candidates, node: Node) -> list[Value]:

@@ -8,9 +8,9 @@ between, which is what the cut decided against. The copies that read kept values
 dependency on the stage's cotangent; the others wait for them by data. Had all copies been free to
 start, they would all be made at once and nothing would be saved.
 
-A stage also waits for the matrix products and reductions that read the copies of the stage before.
-Without that the executor is free to run down the chain of cotangents first and to leave all weight
-gradients, with the copies they read, for the end.
+A stage also waits for the matrix products and reductions that read cotangents or copies of the stages
+before. Without that the executor is free to run down the chain of cotangents first and to leave all
+gradients of weights and biases, with what they read, for the end.
 
 No cycle can come about. Order stages as their cotangents stand in the trace. Whatever depends on a
 stage's copies reads copies of that or a later stage: an element-wise reader's stage is at least as
@@ -50,7 +50,7 @@ class Recomputation:
         self._packed_words: dict[int, tuple[bits.Steps, Value]] = {}
         self._stages: dict[int, dict[int, Value]] = {}  # cotangent's node id -> value id -> copy
         self._first: dict[int, list[Node]] = {}  # cotangent's node id -> copies that wait for it
-        self._last: dict[int, list[Node]] = {}  # cotangent's node id -> readers to wait for
+        self._last: dict[int, list[Node]] = {}  # cotangent's node id -> what its readers make of it
 
     def redirect_readers(self) -> None:
         """Gives every cotangent op that reads something recomputed or packed its copy."""
@@ -67,16 +67,19 @@ class Recomputation:
             for index, value in enumerate(node.inputs):
                 if self._needs_copy(value):
                     self.builder.redirect(node, index, self._copy_for(value, stage))
-                    if not through:
-                        self._last.setdefault(stage.id, []).append(node)
+            # A collective or an assignment may wait for others; what runs locally is what to wait for.
+            if incoming and not (_passes_through(node) or node.stateful):
+                self._last.setdefault(stage.id, []).append(node)
         self._order_stages()
 
     def _order_stages(self) -> None:
         waits: list[Node] = []
-        for stage_id in sorted(self._stages):
-            for copy in self._first.get(stage_id, ()):
-                copy.controls.extend(waits)
-            waits = list(dict.fromkeys(self._last.get(stage_id, ()))) or waits
+        for stage_id in sorted(self._stages.keys() | self._last.keys()):
+            if stage_id in self._first:
+                for copy in self._first[stage_id]:
+                    copy.controls.extend(waits)
+                waits = []
+            waits += self._last.get(stage_id, ())
 
     def _needs_copy(self, value: Value) -> bool:
         root = value.storage
