@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         UnsupportedVersionError,
         VerificationError,
     )
-    from nested_fad_tf.functions import Function, Session, function, rewriting
+    from nested_fad_tf.functions import Function, Session, explain, function, rewriting
     from nested_fad_tf.options import Options
     from nested_fad_tf.report.memory import Measurement, measure
     from nested_fad_tf.report.summary import Kept, Report
@@ -41,6 +41,7 @@ __all__ = [
     "Session",
     "UnsupportedVersionError",
     "VerificationError",
+    "explain",
     "function",
     "measure",
     "rewriting",
@@ -60,6 +61,7 @@ _HOMES = {
     "Session": "functions",
     "UnsupportedVersionError": "errors",
     "VerificationError": "errors",
+    "explain": "functions",
     "function": "functions",
     "measure": "report.memory",
     "rewriting": "functions",

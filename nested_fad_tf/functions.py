@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
 
-from nested_fad_tf import pipeline
+from nested_fad_tf import pipeline, verification
+from nested_fad_tf.errors import OptionsError
 from nested_fad_tf.graph import tracing
 from nested_fad_tf.options import Options
 from nested_fad_tf.report.summary import Report, unchanged
@@ -28,9 +29,10 @@ class Function:
         options: What the rewrite may do.
     """
 
-    def __init__(self, tf_function: Any, options: Options, jit: bool) -> None:
+    def __init__(self, tf_function: Any, options: Options, arguments: Mapping[str, Any]) -> None:
         self._tf_function = tf_function
-        self._jit = jit
+        self._arguments = arguments
+        self._verified: set[Any] = set()
         self._bound: weakref.WeakKeyDictionary[Any, Function] = weakref.WeakKeyDictionary()
         self.options = options
         self.reports: list[Report] = []
@@ -39,7 +41,26 @@ class Function:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the function, tracing and rewriting it if these arguments are new to it."""
         with self._tracing():
+            if self.options.verify and not tf.inside_function():
+                return self._verified_call(args, kwargs)
             return self._tf_function(*args, **kwargs)
+
+    def _verified_call(self, args: Any, kwargs: Any) -> Any:
+        """Runs a concrete function; the first time beside the original, comparing the two."""
+        concrete = self._tf_function.get_concrete_function(*args, **kwargs)
+        if concrete in self._verified:
+            return self._tf_function(*args, **kwargs)
+        self._verified.add(concrete)
+        original = tf.function(self._tf_function.python_function, **self._arguments)
+
+        def plain() -> Any:
+            with tracing.observing(None):
+                return original(*args, **kwargs)
+
+        def rewritten() -> Any:
+            return self._tf_function(*args, **kwargs)
+
+        return verification.compare(plain, rewritten, concrete.graph.variables)
 
     def get_concrete_function(self, *args: Any, **kwargs: Any) -> Any:
         """Traces for these arguments, as `tf.function`'s method does.
@@ -60,7 +81,7 @@ class Function:
             return self
         if instance not in self._bound:
             bound = self._tf_function.__get__(instance, owner)
-            self._bound[instance] = Function(bound, self.options, self._jit)
+            self._bound[instance] = Function(bound, self.options, self._arguments)
         return self._bound[instance]
 
     def __getattr__(self, name: str) -> Any:
@@ -74,7 +95,7 @@ class Function:
         outer = tracing.outer_graph()
 
         def observe(graph: Any) -> None:
-            if self._jit:
+            if self._arguments.get("jit_compile"):
                 nodes = len(graph.get_operations())
                 report = unchanged(graph.name, _JIT, self.options.strategy, nodes, 0.0)
             else:
@@ -115,8 +136,36 @@ def function(
     """
     if func is None:
         return functools.partial(function, options=options, **tf_function_kwargs)
-    jit = bool(tf_function_kwargs.get("jit_compile"))
-    return Function(tf.function(func, **tf_function_kwargs), options or Options(), jit)
+    tf_function = tf.function(func, **tf_function_kwargs)
+    return Function(tf_function, options or Options(), tf_function_kwargs)
+
+
+def explain(
+    fn: Callable[..., Any], *args: Any, options: Options | None = None, **kwargs: Any
+) -> Report:
+    """Says what a rewrite would do and what is kept for the backward pass today.
+
+    Traces the function, but changes and runs nothing.
+
+    Args:
+        fn: A Python function, a `tf.function`, or a `ConcreteFunction` (which takes no arguments).
+        *args: Its arguments: values or `tf.TensorSpec`s.
+        options: What the rewrite might do.
+        **kwargs: Its keyword arguments.
+
+    Returns:
+        The report; `changed` says whether something would be done.
+
+    Raises:
+        RewriteError: If planning fails and `options.on_error` is "raise".
+    """
+    if isinstance(fn, tf.types.experimental.ConcreteFunction):
+        graph = fn.graph
+    else:
+        traced = tf.function(getattr(fn, "python_function", fn))
+        with tracing.observing(None):
+            graph = traced.get_concrete_function(*args, **kwargs).graph
+    return pipeline.rewrite_graph(graph, options or Options(), apply=False)
 
 
 class Session:
@@ -145,7 +194,15 @@ def rewriting(options: Options | None = None) -> Iterator[Session]:
 
     Yields:
         The session, with a report a trace.
+
+    Raises:
+        OptionsError: If `options.verify` is set: only `nested_fad_tf.function` sees the calls.
     """
+    if options is not None and options.verify:
+        raise OptionsError(
+            "verify=True needs the calls of a function, and rewriting() sees only its traces;"
+            " use @nested_fad_tf.function, or nested_fad_tf.testing.assert_same_step"
+        )
     session = Session()
     chosen = options or Options()
 

@@ -262,12 +262,24 @@ class GraphView:
         value = Value(
             len(self.values), node, index, dtype, shape, size_in_bytes(dtype, shape, self.nominal)
         )
-        source = aliased_input(node, index)
+        source = aliased_input(node, index) or self._unchanged_input(node, shape)
         if source is not None:
             value.storage = source.storage
         self.values.append(value)
         node.outputs.append(value)
         return value
+
+    def _unchanged_input(self, node: Node, shape: Shape | None) -> Value | None:
+        """The operand of a node that multiplies by one or the like."""
+        number, operands = views.NEUTRAL.get(node.op_type, (0.0, ()))
+        for position in operands:
+            operand, other = node.inputs[position], node.inputs[1 - position]
+            if operand.shape != () or operand.node.op_type != "Const":
+                continue
+            same = other.shape == shape and other.static and operand.dtype.is_floating
+            if same and self.constant(operand) == number:
+                return other
+        return None
 
     @property
     def consumers(self) -> Sequence[Sequence[tuple[Node, int]]]:

@@ -34,6 +34,15 @@ ALIASES: Final[frozenset[str]] = frozenset(
 # Output i is input i's buffer.
 PAIRWISE_ALIASES: Final[frozenset[str]] = frozenset({"IdentityN"})
 
+# Ops that give back an operand when the other one is this number: op type -> (number, operands that
+# may be it). TensorFlow's graph optimizer removes them, so that the result is the operand's buffer.
+NEUTRAL: Final[dict[str, tuple[float, tuple[int, ...]]]] = {
+    "AddV2": (0.0, (0, 1)),
+    "Mul": (1.0, (0, 1)),
+    "RealDiv": (1.0, (1,)),
+    "Sub": (0.0, (1,)),
+}
+
 # One pass over the elements at memory speed; dearer where each element's place is computed.
 LAYOUT: Final[dict[str, Cost]] = {
     "BatchToSpace": Cost.MEDIUM,

@@ -10,7 +10,6 @@ import dataclasses
 from collections.abc import Mapping
 
 from nested_fad_tf.graph.view import Value
-from nested_fad_tf.ops import views
 from nested_fad_tf.options import Options
 from nested_fad_tf.plan import cost, peak
 from nested_fad_tf.plan.candidates import Candidates
@@ -110,7 +109,6 @@ def _recomputation_price(candidates: Candidates, times: Mapping[int, int]) -> fl
     return sum(
         count * cost.recompute_price(nodes[i], largest_output(nodes[i]), candidates.fused)
         for i, count in times.items()
-        if nodes[i].op_type not in views.ALIASES
     )
 
 

@@ -106,6 +106,8 @@ class Recomputation:
         """The values a copy reads."""
         if value.id in self._packed or value.node.op_type in views.SHAPE_ONLY:
             return []
+        if value.node.op_type in views.PAIRWISE_ALIASES:
+            return [value.node.inputs[value.index]]
         return value.node.inputs
 
     def _make(self, value: Value, stage: Node, copies: dict[int, Value]) -> None:
@@ -113,7 +115,11 @@ class Recomputation:
         if value.id in self._packed:
             copies[value.id] = self._unpack(value, stage)
             return
-        self.times[node.id] = self.times.get(node.id, 0) + 1
+        if node.op_type in views.PAIRWISE_ALIASES:
+            copies[value.id] = copies[node.inputs[value.index].id]
+            return
+        if node.op_type not in views.ALIASES:
+            self.times[node.id] = self.times.get(node.id, 0) + 1
         if node.op_type in ("ZerosLike", "OnesLike"):
             copies[value.id] = self._fill(value, stage)
             return
