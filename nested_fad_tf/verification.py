@@ -12,8 +12,8 @@ import tensorflow as tf
 from nested_fad_tf.errors import VerificationError
 
 # How far results may differ, as a fraction of a tensor's largest entry. Recomputation is exact, but
-# compiled groups round differently, and an optimizer step magnifies that: Adam divides a gradient by
-# its own size, so that of one that is nothing but rounding even the sign may differ.
+# compiled groups round differently, and an optimizer step magnifies that: Adam divides a gradient
+# by its own size, so that of one that is nothing but rounding even the sign may differ.
 TOLERANCE = {tf.float64: 1e-9, tf.float32: 1e-3, tf.bfloat16: 5e-2, tf.float16: 1e-2}
 
 

@@ -1,0 +1,1 @@
+"""Writes: the only package that changes graphs."""

@@ -53,7 +53,9 @@ class _Edit:
                 self._redirect(step.node)
 
     def _create(self, node: Node) -> tf.Operation:
-        with tf.control_dependencies([self._op(c) for c in self._schedule.controls[node.id]] or None):
+        with tf.control_dependencies(
+            [self._op(c) for c in self._schedule.controls[node.id]] or None
+        ):
             op = self._graph._create_op_internal(
                 node.op_type,
                 [self._tensor(v) for v in self._schedule.inputs[node.id]],

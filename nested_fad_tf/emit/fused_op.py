@@ -63,7 +63,7 @@ class FusedOps:
     def _key(self, group: Group) -> Any:
         """A hashable description of the group's structure: equal keys, equal functions."""
         place = {v.id: ("in", i) for i, v in enumerate(group.inputs)}
-        lines = []
+        lines: list[Any] = []
         for node in (*group.embedded, *group.nodes):
             reads = tuple(place[v.id] for v in self._inputs[node.id])
             attrs = tuple(sorted((k, a.SerializeToString()) for k, a in _attrs(node).items()))

@@ -1,0 +1,1 @@
+"""Reads traced graphs: nodes, values, storage, roles."""

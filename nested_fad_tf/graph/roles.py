@@ -1,9 +1,9 @@
 """Roles: which values belong to the forward pass, which are cotangents.
 
-A value is a *cotangent* when it depends, by data, on the seed of a gradient computation. Names alone do not tell:
-backward ops of custom gradients carry no `gradient_tape` scope, sums of partial cotangents (`AddN`) neither; and some ops
-in that scope, such as ``exp(-x²)`` of an exact GELU, depend on forward values only. Those are *unclaimed*: they may be
-computed on either side.
+A value is a *cotangent* when it depends, by data, on the seed of a gradient computation. Names
+alone do not tell: backward ops of custom gradients carry no `gradient_tape` scope, sums of partial
+cotangents (`AddN`) neither; and some ops in that scope, such as ``exp(-x²)`` of an exact GELU,
+depend on forward values only. Those are *unclaimed*: they may be computed on either side.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import re
 from nested_fad_tf.graph.view import GraphView, Node, Value
 from nested_fad_tf.ops import elementwise
 
-# Scopes that TensorFlow opens for derivative ops: GradientTape's, and the one of tf.gradients (which counts up).
+# Scopes that TensorFlow opens for derivative ops: GradientTape's, and the one of tf.gradients
+# (which counts up).
 _GRADIENT_SCOPE = re.compile(r"(^|/)(gradient_tape|gradients(_\d+)?)/")
-# What seeds are called: the ones of GradientTape.gradient (Const, Fill or OnesLike) and grad_ys of tf.gradients.
+# What seeds are called: the ones of GradientTape.gradient (Const, Fill or OnesLike) and grad_ys of
+# tf.gradients.
 _SEED_NAME = re.compile(r"(^|/)(ones(_like)?(_\d+)?|grad_ys_\d+)$")
 _SEED_OPS = frozenset({"Const", "Fill", "OnesLike", "Identity", "BroadcastTo"})
 
@@ -36,7 +38,8 @@ class Roles:
 
     Attributes:
         cotangent: Per node id, whether it depends on a gradient seed.
-        gradient_scope: Per node id, whether TensorFlow made it while differentiating, as far as its name tells.
+        gradient_scope: Per node id, whether TensorFlow made it while differentiating, as far as its
+            name tells.
         seeds: The seeds found.
     """
 
@@ -68,20 +71,24 @@ def find_roles(view: GraphView) -> Roles:
         The roles. Without a gradient computation there are no seeds and no cotangents.
     """
     scoped = [_GRADIENT_SCOPE.search(node.name) is not None for node in view.nodes]
-    seeds = [v for v in _named_seeds(view, scoped)]
+    seeds = list(_named_seeds(view, scoped))
     cotangent = [False] * len(view.nodes)
     _spread(view, cotangent, [v.node for v in seeds])
     for extra in _unnamed_seeds(view, scoped, cotangent):
         seeds.append(extra)
-        _spread(view, cotangent, [extra.node] if scoped[extra.node.id] else _scoped_readers(view, extra, scoped))
+        _spread(
+            view,
+            cotangent,
+            [extra.node] if scoped[extra.node.id] else _scoped_readers(view, extra, scoped),
+        )
     return Roles(cotangent, scoped, tuple(seeds))
 
 
 def _named_seeds(view: GraphView, scoped: list[bool]) -> list[Value]:
     """Ones that TensorFlow made as a seed: called so, and read by derivative ops.
 
-    Ones of the model's own (a causal mask, say) are read by forward ops too. Taking them for a seed would be harmless
-    for correctness, but nothing behind them would be planned.
+    Ones of the model's own (a causal mask, say) are read by forward ops too. Taking them for a seed
+    would be harmless for correctness, but nothing behind them would be planned.
     """
     found = []
     for node in view.nodes:
@@ -96,10 +103,10 @@ def _named_seeds(view: GraphView, scoped: list[bool]) -> list[Value]:
 def _unnamed_seeds(view: GraphView, scoped: list[bool], cotangent: list[bool]) -> list[Value]:
     """Seeds given by the user (`output_gradients`) or handed over by a custom gradient.
 
-    Every derivative op that isn't merely a factor ends up in a gradient, and every gradient depends on a seed. So a
-    derivative op whose result never meets a known cotangent shows that a seed is missing. Which of its inputs it is can
-    be told where the op's table entry says in what it is linear; otherwise by elimination: the input that only
-    derivative ops read.
+    Every derivative op that isn't merely a factor ends up in a gradient, and every gradient depends
+    on a seed. So a derivative op whose result never meets a known cotangent shows that a seed is
+    missing. Which of its inputs it is can be told where the op's table entry says in what it is
+    linear; otherwise by elimination: the input that only derivative ops read.
     """
     found = []
     for node in view.nodes:
@@ -113,7 +120,7 @@ def _unnamed_seeds(view: GraphView, scoped: list[bool], cotangent: list[bool]) -
 
 
 def _dead_ends(view: GraphView, scoped: list[bool], cotangent: list[bool]) -> list[Value]:
-    """Inputs from outside of derivative ops that never meet a cotangent, read by derivative ops only."""
+    """Inputs from outside that only derivative ops read, ops that never meet a cotangent."""
     meets = [False] * len(view.nodes)
     for node in reversed(view.nodes):
         meets[node.id] = cotangent[node.id] or any(
@@ -125,7 +132,11 @@ def _dead_ends(view: GraphView, scoped: list[bool], cotangent: list[bool]) -> li
             continue
         for value in node.inputs:
             readers = view.consumers[value.id]
-            outside = not scoped[value.node.id] and value.node.op_type not in ("Const", "Shape", "ReadVariableOp")
+            outside = not scoped[value.node.id] and value.node.op_type not in (
+                "Const",
+                "Shape",
+                "ReadVariableOp",
+            )
             if outside and value.dtype.is_floating and all(scoped[r.id] for r, _ in readers):
                 found.append(value)
                 _spread(view, cotangent, _scoped_readers(view, value, scoped))
@@ -139,7 +150,8 @@ def _scoped_readers(view: GraphView, value: Value, scoped: list[bool]) -> list[N
 def _spread(view: GraphView, cotangent: list[bool], roots: list[Node]) -> None:
     """Marks everything that depends by data on the roots.
 
-    Control dependencies don't count: TensorFlow ties many pure derivative factors to the incoming gradient that way.
+    Control dependencies don't count: TensorFlow ties many pure derivative factors to the incoming
+    gradient that way.
     """
     stack = [node for node in roots if not cotangent[node.id]]
     for node in stack:

@@ -68,8 +68,8 @@ def _transforms() -> list[Observer]:
         return transform.FUNC_GRAPH_TRANSFORMS
     except (ImportError, AttributeError) as error:
         raise UnsupportedVersionError(
-            f"TensorFlow {tf.__version__} has no hook for traced functions that nested_fad_tf knows;"
-            " it was written for 2.21. Use that version, or tf.function without rewriting."
+            f"TensorFlow {tf.__version__} has no hook for traced functions that nested_fad_tf"
+            " knows; it was written for 2.21. Use that version, or tf.function without rewriting."
         ) from error
 
 

@@ -1,7 +1,7 @@
 """A read-only view of a traced `FuncGraph`: nodes, values, storage and bytes.
 
-Everything after tracing works on this view: `plan/` never sees a TensorFlow graph, so a plan can be tested, printed
-and thrown away without having touched one.
+Everything after tracing works on this view: `plan/` never sees a TensorFlow graph, so a plan can be
+tested, printed and thrown away without having touched one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class Value:
         dtype: Its `tf.DType`.
         shape: Static shape, `None` for an unknown dimension; `None` as a whole for an unknown rank.
         nbytes: Size in bytes, unknown dimensions taken at the view's nominal size.
-        storage: The value whose buffer it shares: itself, or the root of a chain of views (reshapes, identities).
+        storage: The value whose buffer it shares: itself, or the root of a chain of views
+            (reshapes, identities).
     """
 
     __slots__ = ("dtype", "id", "index", "nbytes", "node", "shape", "storage")
@@ -123,7 +124,8 @@ class Node:
             name: The attribute's name.
 
         Returns:
-            What `tf.Operation.get_attr` gives; for an added node what it was made with. `None` if there is none.
+            What `tf.Operation.get_attr` gives; for an added node what it was made with. `None` if
+            there is none.
         """
         if self._attrs is not None:
             return self._attrs.get(name)
@@ -162,10 +164,12 @@ def describe(dtype: tf.DType, shape: Shape | None) -> str:
 def size_in_bytes(dtype: tf.DType, shape: Shape | None, nominal: int) -> int:
     """The bytes a tensor takes, unknown dimensions counted at a nominal size.
 
-    A planner that took unknown dimensions for zero would do nothing on `fit` with a partial last batch.
+    A planner that took unknown dimensions for zero would do nothing on `fit` with a partial last
+    batch.
 
     Args:
-        dtype: The tensor's dtype. Types without a fixed size (resource, variant, string) count as 0 bytes.
+        dtype: The tensor's dtype. Types without a fixed size (resource, variant, string) count as 0
+            bytes.
         shape: Static shape; an unknown rank counts as a scalar, since nothing is known to scale.
         nominal: What an unknown dimension is taken to be, in elements.
 

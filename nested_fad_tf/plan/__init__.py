@@ -1,0 +1,1 @@
+"""Decides what is kept and what is recomputed; touches no graph."""

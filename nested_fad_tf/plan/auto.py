@@ -1,7 +1,8 @@
 """Strategies "auto" and "recompute": the minimum cut, repeated until the peak stops falling.
 
 The least total of bytes is not the least peak: what is kept but dead by the time of the peak costs
-nothing there. So the price of what is alive at the simulated peak is raised and the cut taken again.
+nothing there. So the price of what is alive at the simulated peak is raised and the cut taken
+again.
 """
 
 from __future__ import annotations

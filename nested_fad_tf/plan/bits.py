@@ -1,9 +1,9 @@
 """Booleans as bits, exactly: eight to a byte, packed and unpacked by multiplication.
 
-Eight booleans are eight bytes of 0 or 1: one 64-bit word. Multiplied by a magic number, each of them
-moves to a bit of its own in the top byte; multiplied the other way, a byte is copied into all eight
-and masked (Warren, Hacker's Delight, 7-4). All of it is arithmetic on an eighth of the elements, so
-that it is cheaper than the one op it spares.
+Eight booleans are eight bytes of 0 or 1: one 64-bit word. Multiplied by a magic number, each of
+them moves to a bit of its own in the top byte; multiplied the other way, a byte is copied into all
+eight and masked (Warren, Hacker's Delight, 7-4). All of it is arithmetic on an eighth of the
+elements, so that it is cheaper than the one op it spares.
 """
 
 from __future__ import annotations

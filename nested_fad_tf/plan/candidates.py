@@ -25,8 +25,9 @@ class Candidates:
             (an argument, a variable, a constant, an output of the function) or too small to matter.
         bans: Per node id: why it may not be recomputed; absent if it may.
         needed: Storage roots that cotangent ops read, with their readers in execution order.
-        late: Per node id, whether it runs in the backward pass: it depends on a cotangent by data or
-            by control. Some late nodes aren't cotangents; nothing but a control input delays them.
+        late: Per node id, whether it runs in the backward pass: it depends on a cotangent by data
+            or by control. Some late nodes aren't cotangents; nothing but a control input delays
+            them.
         kept_today: Buffers that plain TensorFlow holds from the forward to the backward pass.
         fused: Whether groups of element-wise ops will be compiled, which changes prices.
     """
@@ -45,9 +46,7 @@ class Candidates:
         return self.free[value.storage.id]
 
 
-def find_candidates(
-    view: GraphView, roles: Roles, min_bytes: int, *, fused: bool
-) -> Candidates:
+def find_candidates(view: GraphView, roles: Roles, min_bytes: int, *, fused: bool) -> Candidates:
     """Prices every buffer of the forward pass.
 
     Args:

@@ -45,7 +45,11 @@ def find_chains(candidates: Candidates) -> list[Chain]:
     view, roles = candidates.view, candidates.roles
     parent: dict[int, int] = {}
     for node in view.nodes:
-        if roles.cotangent[node.id] or roles.gradient_scope[node.id] or not _member(candidates, node):
+        if (
+            roles.cotangent[node.id]
+            or roles.gradient_scope[node.id]
+            or not _member(candidates, node)
+        ):
             continue
         parent[node.id] = node.id
         for value in node.inputs:

@@ -2,8 +2,8 @@
 
 Every forward buffer is a node split in two, joined by an edge whose capacity is the bytes it takes
 to keep it. Data dependences are edges of infinite capacity; the source feeds what can't be computed
-again, the sink takes what cotangent ops read. A cut then separates what the backward pass can get at
-(kept) from what it computes again, and its capacity is the memory kept plus the price of
+again, the sink takes what cotangent ops read. A cut then separates what the backward pass can get
+at (kept) from what it computes again, and its capacity is the memory kept plus the price of
 recomputing: an edge from the source to each node, cut when the node falls on the sink's side.
 
 The construction follows the min-cut partitioners of functional AD compilers; nested forward AD,
@@ -141,7 +141,11 @@ def _connect_inputs(
         network.edge(_SOURCE, inside, np.inf)
         return
     largest = largest_output(node)
-    network.edge(_SOURCE, inside, max(1.0, cost.recompute_price(node, largest, candidates.fused) * price_factor))
+    network.edge(
+        _SOURCE,
+        inside,
+        max(1.0, cost.recompute_price(node, largest, candidates.fused) * price_factor),
+    )
     for root in read_when_recomputed(candidates, node):
         network.edge(leaving[root.id], inside, np.inf)
 
@@ -181,7 +185,7 @@ def read_when_recomputed(candidates: Candidates, node: Node) -> list[Value]:
 
 
 def _reachable(candidates: Candidates) -> list[tuple[Node, list[Value]]]:
-    """Nodes from which what the backward pass needs can be computed, in order, with their buffers."""
+    """Nodes from which what is needed can be computed, in order, with their buffers."""
     values = candidates.view.values
     wanted: dict[int, list[Value]] = {}
     stack = [values[root_id] for root_id in candidates.needed]

@@ -3,7 +3,8 @@
 A maximal connected region of element-wise ops on cotangents is linear in the cotangents that enter
 it: out_o = Σ_j u_j * D_oj, element by element. The D_oj are products and sums of the factors of the
 single ops, expressions over forward values. They are the derivatives that nested forward-mode AD
-(Guo et al., arXiv 2209.10778) computes in the forward pass, so that the backward pass is a multiply.
+(Guo et al., arXiv 2209.10778) computes in the forward pass, so that the backward pass is a
+multiply.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ def find_regions(candidates: Candidates) -> list[Region]:
         candidates: The buffers and roles of a graph.
 
     Returns:
-        The regions, in order of execution. Ops whose zeros a product can't reproduce belong to none.
+        The regions, in order of execution. Ops whose zeros a product can't reproduce belong to
+        none.
     """
     parts = {n.id: p for n in candidates.view.nodes if (p := _partials(candidates, n)) is not None}
     regions = []

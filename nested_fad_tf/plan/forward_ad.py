@@ -1,8 +1,8 @@
 """Strategy "forward_ad": nested forward-mode AD as published (Guo et al., arXiv 2209.10778).
 
 Every region of element-wise backward ops is replaced by multiplications with its derivatives, which
-the forward pass computes and keeps in place of the values they are computed from, wherever that keeps
-no more than TensorFlow does. Nothing is recomputed.
+the forward pass computes and keeps in place of the values they are computed from, wherever that
+keeps no more than TensorFlow does. Nothing is recomputed.
 """
 
 from __future__ import annotations
@@ -73,18 +73,15 @@ def plan(candidates: Candidates, options: Options) -> Plan:
 def _choose(candidates: Candidates, regions: list[Region]) -> list[Region]:
     """The regions whose derivatives take no more than what they replace.
 
-    A value that somebody else reads in the backward pass is kept anyway, so a region frees only what
-    it alone reads; the order of regions matters little, since chains end where regions do.
+    A value that somebody else reads in the backward pass is kept anyway, so a region frees only
+    what it alone reads; the order of regions matters little, since chains end where regions do.
     """
     readers = Counter({root: len(rs) for root, rs in candidates.needed.items()})
     chosen = []
     for region in regions:
         members = {node.id for node in region.nodes}
         reads = Counter(
-            root
-            for root, rs in candidates.needed.items()
-            for node, _ in rs
-            if node.id in members
+            root for root, rs in candidates.needed.items() for node, _ in rs if node.id in members
         )
         own = {root for root, count in reads.items() if readers[root] == count}
         spared = sum(candidates.view.values[root].nbytes for root in own)
@@ -185,9 +182,7 @@ def _origin(region: Region) -> Node:
 
 def _binary(builder: RewriteBuilder, op_type: str, a: Value, b: Value, origin: Node) -> Value:
     shape = broadcast_shape([a, b])
-    node = builder.add(
-        op_type, [a, b], [(a.dtype, shape)], origin=origin, attrs={"T": a.dtype}
-    )
+    node = builder.add(op_type, [a, b], [(a.dtype, shape)], origin=origin, attrs={"T": a.dtype})
     return node.outputs[0]
 
 

@@ -1,9 +1,9 @@
 """Which element-wise ops run as one fused op.
 
 Fusing is contraction, and a contraction must not make a cycle: no path may leave a group and come
-back. Depths guarantee it. A node's depth counts how often a path to it, over data and control edges,
-changes between fusible and other nodes; groups are connected fusible nodes of equal depth. A path
-that leaves a group gets deeper and can't return.
+back. Depths guarantee it. A node's depth counts how often a path to it, over data and control
+edges, changes between fusible and other nodes; groups are connected fusible nodes of equal depth. A
+path that leaves a group gets deeper and can't return.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from nested_fad_tf.plan.schedule import Schedule
 
 # Scalars and the like that depend on constants only are computed inside the group.
 _EMBEDDED_BYTES = 256
-# What one call into a compiled group must spare the step, in bytes not written and read again. Below
-# that, launching costs more than fusing saves.
+# What one call into a compiled group must spare the step, in bytes not written and read again.
+# Below that, launching costs more than fusing saves.
 _LEAST_SAVED = 2 << 20
 
 
@@ -55,8 +55,7 @@ class _Grouping:
         self._returned = {v.id for v in view.outputs}
         self._inputs = self._schedule.inputs
         self._fusible = [
-            self._schedule.live[node.id] and self._is_fusible(node)
-            for node in self._schedule.nodes
+            self._schedule.live[node.id] and self._is_fusible(node) for node in self._schedule.nodes
         ]
         self._constant: dict[int, bool] = {}
         self._readers: dict[int, list[Node]] = {}
@@ -85,7 +84,10 @@ class _Grouping:
             node = step.node
             depth = 0
             fusible = self._fusible[node.id]
-            for other in [*(v.node for v in self._inputs[node.id]), *self._schedule.controls[node.id]]:
+            for other in [
+                *(v.node for v in self._inputs[node.id]),
+                *self._schedule.controls[node.id],
+            ]:
                 changes = fusible != self._fusible[other.id]
                 depth = max(depth, depths[other.id] + changes)
             depths[node.id] = depth
@@ -163,9 +165,7 @@ class _Grouping:
             for node in nodes
             if any(r.id not in members for r in self._readers.get(node.outputs[0].id, ()))
         )
-        return Group(
-            tuple(nodes), tuple(embedded.values()), tuple(inputs.values()), outputs
-        )
+        return Group(tuple(nodes), tuple(embedded.values()), tuple(inputs.values()), outputs)
 
     def _is_constant(self, node: Node) -> bool:
         """Whether a small node depends on constants alone."""
@@ -196,5 +196,3 @@ class _Grouping:
         )
         fused = sum(v.nbytes for v in (*group.inputs, *group.outputs))
         return apart - fused
-
-

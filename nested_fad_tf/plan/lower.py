@@ -30,9 +30,7 @@ class Lowering:
         suffix: Of their names.
     """
 
-    def __init__(
-        self, builder: RewriteBuilder, dtype: tf.DType, origin: Node, suffix: str
-    ) -> None:
+    def __init__(self, builder: RewriteBuilder, dtype: tf.DType, origin: Node, suffix: str) -> None:
         self._builder = builder
         self._dtype = dtype
         self._origin = origin

@@ -1,8 +1,8 @@
 """Simulated lifetimes: the peak of requested bytes over one execution of a graph.
 
 A buffer lives from the step that allocates it to its last reader; element-wise ops write into an
-input's buffer when nobody else reads it, as the kernels do. Arguments, variables and constants lived
-before the step and are not counted; scratch space inside kernels isn't either.
+input's buffer when nobody else reads it, as the kernels do. Arguments, variables and constants
+lived before the step and are not counted; scratch space inside kernels isn't either.
 """
 
 from __future__ import annotations

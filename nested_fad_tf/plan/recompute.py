@@ -8,15 +8,15 @@ between, which is what the cut decided against. The copies that read kept values
 dependency on the stage's cotangent; the others wait for them by data. Had all copies been free to
 start, they would all be made at once and nothing would be saved.
 
-A stage also waits for the matrix products and reductions that read cotangents or copies of the stages
-before. Without that the executor is free to run down the chain of cotangents first and to leave all
-gradients of weights and biases, with what they read, for the end.
+A stage also waits for the matrix products and reductions that read cotangents or copies of the
+stages before. Without that the executor is free to run down the chain of cotangents first and to
+leave all gradients of weights and biases, with what they read, for the end.
 
 No cycle can come about. Order stages as their cotangents stand in the trace. Whatever depends on a
 stage's copies reads copies of that or a later stage: an element-wise reader's stage is at least as
 late as every cotangent it depends on that isn't made element-wise, and the other readers' results
-are such cotangents. So all edges lead to the same or a later stage, and no stage's cotangent depends
-on its own copies.
+are such cotangents. So all edges lead to the same or a later stage, and no stage's cotangent
+depends on its own copies.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ class Recomputation:
             for index, value in enumerate(node.inputs):
                 if self._needs_copy(value):
                     self.builder.redirect(node, index, self._copy_for(value, stage))
-            # A collective or an assignment may wait for others; what runs locally is what to wait for.
+            # A collective or an assignment may wait for others; what runs locally is what to wait
+            # for.
             if incoming and not (_passes_through(node) or node.stateful):
                 self._last.setdefault(stage.id, []).append(node)
         self._order_stages()

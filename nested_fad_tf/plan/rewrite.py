@@ -43,8 +43,8 @@ class Rewrite:
         nodes: Nodes to add, in an order in which they can be made.
         redirects: For (id of a node, index of its input): the value it is to read instead.
         groups: Nodes, traced or added, to fuse.
-        released: Ids of traced nodes whose control inputs are dropped, so that they run in the forward
-            pass: pure derivative factors that TensorFlow ties to the incoming gradient.
+        released: Ids of traced nodes whose control inputs are dropped, so that they run in the
+            forward pass: pure derivative factors that TensorFlow ties to the incoming gradient.
     """
 
     nodes: tuple[Node, ...] = ()

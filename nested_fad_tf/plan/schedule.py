@@ -127,7 +127,7 @@ class Schedule:
         while tasks or inline:
             step = inline.popleft() if inline else tasks.popleft()
             order.append(step)
-            dear = []
+            dear: list[Step] = []
             for reader in readers[step.id]:
                 waiting[reader.id] -= 1
                 if not waiting[reader.id]:

@@ -1,0 +1,1 @@
+"""Tells: reports and measurements."""

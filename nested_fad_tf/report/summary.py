@@ -168,7 +168,9 @@ def _tail(text: str, width: int) -> str:
 
 
 def _kept_line(kept: Kept) -> str:
-    shape = "?" if kept.shape is None else "x".join("?" if d is None else str(d) for d in kept.shape)
+    shape = (
+        "?" if kept.shape is None else "x".join("?" if d is None else str(d) for d in kept.shape)
+    )
     figures = f"{_mib(kept.bytes):>8} MiB  {kept.dtype} {shape}"
     return _clip(f"    {figures:<38} {_tail(kept.name, 46)}")
 
@@ -252,5 +254,3 @@ def _chain(decision: Decision) -> ChainReport:
         bytes_after=sum(v.nbytes for v in decision.kept),
         why=decision.why,
     )
-
-
