@@ -94,8 +94,7 @@ def _best(candidates: Candidates, tradeoff: float, options: Options) -> _Attempt
 def _release(candidates: Candidates, cut: Cut, builder: RewriteBuilder) -> None:
     """Lets what is kept, and not recomputed, be computed in the forward pass."""
     for node in candidates.view.nodes:
-        pure = not node.stateful and not candidates.roles.cotangent[node.id]
-        if node.controls and pure and candidates.late[node.id] and node.id not in cut.recomputed:
+        if node.id not in cut.recomputed and candidates.is_tied_factor(node):
             builder.release(node)
 
 

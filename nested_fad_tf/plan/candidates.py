@@ -45,6 +45,30 @@ class Candidates:
         """Whether a value can be read in the backward pass at no price."""
         return self.free[value.storage.id]
 
+    def is_tied_factor(self, node: Node) -> bool:
+        """Whether a node is a derivative factor that only control inputs tie to the backward pass.
+
+        TensorFlow lets many derivative ops wait for the incoming gradient, to save memory. Such a
+        control input may be dropped. One that a user gave orders effects, perhaps through several
+        pure ops, and stays: so the node and what it waits for have to be pure, to wait for nothing
+        else, and the node's result has to go into cotangents or other late ops.
+
+        Args:
+            node: A node of the view.
+
+        Returns:
+            Whether its control inputs may be dropped.
+        """
+        cotangent = self.roles.cotangent
+        if not node.controls or node.stateful or cotangent[node.id] or not node.outputs:
+            return False
+        waits = all(
+            cotangent[c.id] and not c.stateful and c.outputs and not c.controls
+            for c in node.controls
+        )
+        readers = [r for out in node.outputs for r, _ in self.view.consumers[out.id]]
+        return waits and all(self.late[r.id] and not r.stateful for r in readers)
+
 
 def find_candidates(view: GraphView, roles: Roles, min_bytes: int, *, fused: bool) -> Candidates:
     """Prices every buffer of the forward pass.

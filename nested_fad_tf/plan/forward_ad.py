@@ -167,7 +167,7 @@ def _release(candidates: Candidates, region: Region, builder: RewriteBuilder) ->
         if node.id in seen or not candidates.late[node.id]:
             continue
         seen.add(node.id)
-        if node.controls and not node.stateful:
+        if candidates.is_tied_factor(node):
             builder.release(node)
         stack.extend(v.node for v in node.inputs)
 

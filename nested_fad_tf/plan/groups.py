@@ -52,7 +52,9 @@ class _Grouping:
         self._schedule = Schedule(view, rewrite)
         self._order = self._schedule.order()
         self._min_bytes = min_bytes
+        # Function outputs are known by tensor and control outputs by op: both have to stay.
         self._returned = {v.id for v in view.outputs}
+        self._returned.update(v.id for node in view.control_outputs for v in node.outputs)
         self._inputs = self._schedule.inputs
         self._fusible = [
             self._schedule.live[node.id] and self._is_fusible(node) for node in self._schedule.nodes

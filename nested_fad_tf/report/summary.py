@@ -74,8 +74,8 @@ class Report:
         kept_bytes_after: Bytes kept now.
         predicted_peak_before: Simulated peak of plain TensorFlow, above what lived before the step.
         predicted_peak_after: The same as the function runs now.
-        nodes_before: Ops in the traced graph.
-        nodes_after: Ops in the graph now.
+        nodes_before: Ops of the traced graph that run.
+        nodes_after: Ops that run now; a fused op counts as one.
         seconds: Time spent on rewriting.
         nominal_size: What unknown dimensions were taken to be; `None` if there are none.
         gradient_seeds: Names of the tensors recognised as seeds of gradient computations.
