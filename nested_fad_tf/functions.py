@@ -185,7 +185,9 @@ def rewriting(options: Options | None = None) -> Iterator[Session]:
 
         with nfad.rewriting() as session:
             model.fit(x, y)
-        session.reports[-1].summary()
+        for report in session.reports:
+            if report.changed:
+                report.summary()
 
     Functions traced before the block stay as they are, and nothing is changed after it.
 

@@ -38,7 +38,7 @@ class Options:
             cut over inputs, outputs, derivatives and masks; "forward_ad" keeps derivatives, as
             nested forward-mode AD was published; "recompute" keeps chain inputs.
         fuse: How a group of element-wise operations runs. "xla" compiles each group, "ops" emits
-            plain operations, "auto" chooses by device and group.
+            plain operations, "auto" compiles the groups that are worth a compilation.
         precision: How kept derivatives are stored. This version implements "exact" only.
         budget: What the predicted peak has to fit into. This version implements None only.
         min_bytes: Tensors smaller than this are left alone.

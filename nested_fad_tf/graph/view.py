@@ -65,7 +65,7 @@ class Node:
     """One operation: of the traced graph, or one that a plan wants to add.
 
     Attributes:
-        id: Position in the view's order of creation. Added nodes continue the numbering.
+        id: Position in the view's order. Added nodes continue the numbering.
         name: The operation's name; for an added node the name it is to get.
         op_type: TensorFlow's op type, such as `Mul`.
         inputs: The values it reads.
@@ -146,6 +146,39 @@ class Node:
         return f"{self.name} ({self.op_type})"
 
 
+def in_order(operations: Sequence[tf.Operation]) -> list[tf.Operation]:
+    """Sorts operations so that each comes after what it reads and waits for.
+
+    They nearly always are in order of creation. Not so where a loop is differentiated: the loop,
+    an op made in the forward pass, gets accumulators as further inputs later.
+
+    Args:
+        operations: All operations of a graph, in order of creation.
+
+    Returns:
+        The operations, in order of creation as far as dependences allow.
+    """
+    done: set[tf.Operation] = set()
+    ordered: list[tf.Operation] = []
+    for start in operations:
+        stack = [start]
+        while stack:
+            op = stack[-1]
+            missing = [d for d in _dependences(op) if d not in done] if op not in done else []
+            if missing:
+                stack.extend(missing)
+                continue
+            stack.pop()
+            if op not in done:
+                done.add(op)
+                ordered.append(op)
+    return ordered
+
+
+def _dependences(op: tf.Operation) -> list[tf.Operation]:
+    return [*(tensor.op for tensor in op.inputs), *op.control_inputs]
+
+
 def describe(dtype: tf.DType, shape: Shape | None) -> str:
     """Formats a dtype and a shape as `float32[8,128,?]`.
 
@@ -186,7 +219,7 @@ class GraphView:
 
     Attributes:
         name: The function's name.
-        nodes: Its nodes; creation order, which is a topological order of the data edges.
+        nodes: Its nodes, in order of creation as far as data and control edges allow.
         values: Its values, by id.
         outputs: The values that the function returns, in order.
         arguments: Ids of the placeholders' values: arguments and captures, alive anyway.
@@ -219,7 +252,7 @@ class GraphView:
         view = cls(graph.name, nominal)
         by_tensor: dict[Any, Value] = {}
         by_name: dict[str, Node] = {}
-        operations = graph.get_operations()
+        operations = in_order(graph.get_operations())
         for op in operations:
             inputs = [
                 by_tensor[id(t)] if id(t) in by_tensor else by_tensor[t.name] for t in op.inputs

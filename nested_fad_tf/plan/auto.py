@@ -16,7 +16,7 @@ from nested_fad_tf.plan import cost, peak
 from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.chains import Chain, find_chains
 from nested_fad_tf.plan.cut import Cut, largest_output, minimum_cut
-from nested_fad_tf.plan.groups import find_groups
+from nested_fad_tf.plan.groups import grouped
 from nested_fad_tf.plan.peak import Lifetimes
 from nested_fad_tf.plan.plan import Decision, Keep, Plan, nothing, worthwhile
 from nested_fad_tf.plan.recompute import Recomputation
@@ -75,7 +75,7 @@ def _best(candidates: Candidates, tradeoff: float, options: Options) -> _Attempt
         recomputation = Recomputation(candidates, cut, RewriteBuilder(candidates.view))
         recomputation.redirect_readers()
         _release(candidates, cut, recomputation.builder)
-        rewrite = _grouped(candidates, recomputation.builder.build(), options)
+        rewrite = grouped(candidates, recomputation.builder.build(), options)
         lifetimes = peak.simulate(candidates.view, rewrite)
         seconds = tradeoff * _recomputation_price(candidates, recomputation.times)
         attempt = _Attempt(cut, rewrite, lifetimes, seconds)
@@ -96,12 +96,6 @@ def _release(candidates: Candidates, cut: Cut, builder: RewriteBuilder) -> None:
     for node in candidates.view.nodes:
         if node.id not in cut.recomputed and candidates.is_tied_factor(node):
             builder.release(node)
-
-
-def _grouped(candidates: Candidates, rewrite: Rewrite, options: Options) -> Rewrite:
-    if options.fuse == "ops":
-        return rewrite
-    return find_groups(candidates.view, candidates.roles, rewrite, options.min_bytes)
 
 
 def _recomputation_price(candidates: Candidates, times: Mapping[int, int]) -> float:

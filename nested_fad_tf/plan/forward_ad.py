@@ -17,7 +17,7 @@ from nested_fad_tf.plan import peak
 from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.chains import find_chains
 from nested_fad_tf.plan.factor import Region, find_regions
-from nested_fad_tf.plan.groups import find_groups
+from nested_fad_tf.plan.groups import grouped
 from nested_fad_tf.plan.lower import Lowering, NotLowerableError, broadcast_shape
 from nested_fad_tf.plan.plan import NOTHING_GAINED, Decision, Keep, Plan, nothing, worthwhile
 from nested_fad_tf.plan.rewrite import Rewrite, RewriteBuilder
@@ -47,8 +47,8 @@ def plan(candidates: Candidates, options: Options) -> Plan:
     chosen = _choose(candidates, find_regions(candidates))
     attempt = _rewrite(candidates, chosen)
     rewrite = attempt.rewrite
-    if rewrite and candidates.fused:
-        rewrite = find_groups(candidates.view, candidates.roles, rewrite, options.min_bytes)
+    if rewrite:
+        rewrite = grouped(candidates, rewrite, options)
     after = peak.simulate(candidates.view, rewrite)
     if not rewrite or not worthwhile(before, after):
         return nothing(candidates, options.strategy, before)

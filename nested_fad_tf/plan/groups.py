@@ -9,10 +9,13 @@ path that leaves a group gets deeper and can't return.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 
 from nested_fad_tf.graph.roles import Roles
 from nested_fad_tf.graph.view import GraphView, Node, Value
 from nested_fad_tf.ops.compiled import COMPILED
+from nested_fad_tf.options import Options
+from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.rewrite import Group, Rewrite
 from nested_fad_tf.plan.schedule import Schedule
 
@@ -21,6 +24,9 @@ _EMBEDDED_BYTES = 256
 # What one call into a compiled group must spare the step, in bytes not written and read again.
 # Below that, launching costs more than fusing saves.
 _LEAST_SAVED = 2 << 20
+# What all groups of one kind together must spare a step to be worth a compilation (0.1 to 0.3 s on
+# a CPU): about a millisecond, so that it has paid after a few hundred steps.
+_LEAST_SAVED_BY_KIND = 8 << 20
 
 
 def find_groups(
@@ -28,7 +34,8 @@ def find_groups(
     roles: Roles,
     rewrite: Rewrite,
     min_bytes: int,
-    least_saved: int = _LEAST_SAVED,
+    *,
+    choosy: bool,
 ) -> Rewrite:
     """Adds groups to a rewrite.
 
@@ -37,13 +44,31 @@ def find_groups(
         roles: Its roles.
         rewrite: What is done to it otherwise.
         min_bytes: Smaller tensors are left alone.
-        least_saved: What a group has to save, in bytes of memory traffic.
+        choosy: Whether to leave out kinds of groups that aren't worth a compilation.
 
     Returns:
         The rewrite with groups.
     """
     grouping = _Grouping(view, roles, rewrite, min_bytes)
-    return dataclasses.replace(rewrite, groups=grouping.find(least_saved))
+    return dataclasses.replace(rewrite, groups=grouping.find(choosy))
+
+
+def grouped(candidates: Candidates, rewrite: Rewrite, options: Options) -> Rewrite:
+    """Adds the groups that the options ask for.
+
+    Args:
+        candidates: The graph, with its roles.
+        rewrite: What is done to it otherwise.
+        options: fuse="ops" adds none, "xla" all, "auto" those worth a compilation.
+
+    Returns:
+        The rewrite with groups.
+    """
+    if options.fuse == "ops":
+        return rewrite
+    view, roles = candidates.view, candidates.roles
+    choosy = options.fuse == "auto"
+    return find_groups(view, roles, rewrite, options.min_bytes, choosy=choosy)
 
 
 class _Grouping:
@@ -73,12 +98,19 @@ class _Grouping:
         fits = out.nbytes >= self._min_bytes and out.shape is not None
         return fits and out.id not in self._returned
 
-    def find(self, least_saved: int) -> tuple[Group, ...]:
+    def find(self, choosy: bool) -> tuple[Group, ...]:
         depths = self._depths()
         self._sink(depths)
         components = self._components(depths)
         groups = [self._group(nodes) for nodes in components if len(nodes) > 1]
-        return tuple(g for g in groups if self._saved(g) >= least_saved)
+        saved = {id(g): self._saved(g) for g in groups}
+        groups = [g for g in groups if saved[id(g)] >= _LEAST_SAVED]
+        if not choosy:
+            return tuple(groups)
+        by_kind: Counter[object] = Counter()
+        for group in groups:
+            by_kind[_kind(group)] += saved[id(group)]
+        return tuple(g for g in groups if by_kind[_kind(g)] >= _LEAST_SAVED_BY_KIND)
 
     def _depths(self) -> list[int]:
         depths = [0] * len(self._schedule.nodes)
@@ -198,3 +230,11 @@ class _Grouping:
         )
         fused = sum(v.nbytes for v in (*group.inputs, *group.outputs))
         return apart - fused
+
+
+def _kind(group: Group) -> object:
+    """What groups that share a compiled function have in common."""
+    return (
+        tuple(node.op_type for node in group.nodes),
+        tuple((v.dtype, v.shape) for v in group.inputs),
+    )
