@@ -1,0 +1,87 @@
+"""Random training steps give the same results with and without the rewrite."""
+
+import collections
+
+import hypothesis
+import pytest
+import random_graphs
+from hypothesis import strategies as st
+
+import nested_fad_tf as nfad
+
+# Found by Hypothesis once and forever: every run tests the same programs.
+SETTINGS = hypothesis.settings(
+    derandomize=True,
+    deadline=None,
+    database=None,
+    phases=[hypothesis.Phase.generate],
+    suppress_health_check=list(hypothesis.HealthCheck),
+)
+
+
+def check_many(examples, options, programs, forced=False):
+    """Compares random programs; gives how often they were rewritten, and identical."""
+    counts = collections.Counter()
+
+    @hypothesis.settings(SETTINGS, max_examples=examples)
+    @hypothesis.given(programs, st.sampled_from(options))
+    def check(program, option):
+        hypothesis.assume(not random_graphs.awaits_fix(program))
+        outcome = random_graphs.compare(program, option, forced)
+        counts.update(
+            all=1,
+            changed=outcome.changed,
+            comparable=outcome.changed and not program.grappler,
+            identical=outcome.changed and not program.grappler and outcome.identical,
+        )
+        assert not outcome.problem, f"{outcome.problem}\n\n{program.script(option)}"
+
+    check()
+    return counts
+
+
+def test_recomputation_changes_nothing():
+    options = [nfad.Options(strategy=s, fuse="ops") for s in ("auto", "recompute")]
+    counts = check_many(70, options, random_graphs.programs())
+    assert counts["changed"] >= 0.6 * counts["all"], counts
+    # All of them, but for sums whose order depends on who else reads the summands.
+    assert counts["identical"] >= 0.9 * counts["comparable"], counts
+
+
+@pytest.mark.parametrize("strategy", ["recompute", "forward_ad"])
+def test_rewrites_that_gain_nothing_change_nothing_either(strategy):
+    options = [nfad.Options(strategy=strategy, fuse="ops")]
+    counts = check_many(15, options, random_graphs.programs(), forced=True)
+    assert counts["changed"] >= 0.6 * counts["all"], counts
+
+
+def test_other_dtypes():
+    options = [nfad.Options(strategy=s, fuse="ops") for s in ("auto", "recompute")]
+    dtypes = ("float64", "bfloat16", "float16")
+    counts = check_many(12, options, random_graphs.programs(dtypes))
+    assert counts["changed"] >= 0.5 * counts["all"], counts
+
+
+def test_compiled_groups_differ_by_rounding_only():
+    options = [
+        nfad.Options(strategy="auto", fuse="xla"),
+        nfad.Options(strategy="auto", fuse="auto"),
+        nfad.Options(strategy="forward_ad", fuse="xla"),
+    ]
+    counts = check_many(8, options, random_graphs.programs(most=6), forced=True)
+    assert counts["changed"] >= 0.6 * counts["all"], counts
+
+
+def test_a_counterexample_is_a_script_that_runs():
+    program = random_graphs.program(5)
+    script = program.script(nfad.Options(fuse="ops", min_bytes=256))
+    compile(script, "counterexample", "exec")
+    assert all(line in script for line in program.lines)
+
+
+def test_shrinking_keeps_what_fails():
+    program = random_graphs.program(5)
+    wanted = program.lines[3]
+    small = random_graphs.shrink(program, lambda other: wanted in other.lines)
+    assert small.lines[3] == wanted
+    assert all(line.split(" = ")[1] in ("x", "bias") for line in small.lines[:3])
