@@ -21,6 +21,7 @@ from nested_fad_tf.plan.peak import Lifetimes
 from nested_fad_tf.plan.plan import Decision, Keep, Plan, nothing, worthwhile
 from nested_fad_tf.plan.recompute import Recomputation
 from nested_fad_tf.plan.rewrite import Rewrite, RewriteBuilder
+from nested_fad_tf.plan.shapes import fold_shapes
 
 # How often the cut is repeated with raised prices, and by how much they rise. Each round costs one
 # simulation.
@@ -75,6 +76,8 @@ def _best(candidates: Candidates, tradeoff: float, options: Options) -> _Attempt
         recomputation = Recomputation(candidates, cut, RewriteBuilder(candidates.view))
         recomputation.redirect_readers()
         _release(candidates, cut, recomputation.builder)
+        if recomputation.times:
+            fold_shapes(candidates, recomputation.builder)
         rewrite = grouped(candidates, recomputation.builder.build(), options)
         lifetimes = peak.simulate(candidates.view, rewrite)
         seconds = tradeoff * _recomputation_price(candidates, recomputation.times)

@@ -21,6 +21,7 @@ from nested_fad_tf.plan.groups import grouped
 from nested_fad_tf.plan.lower import Lowering, NotLowerableError, broadcast_shape
 from nested_fad_tf.plan.plan import NOTHING_GAINED, Decision, Keep, Plan, nothing, worthwhile
 from nested_fad_tf.plan.rewrite import Rewrite, RewriteBuilder
+from nested_fad_tf.plan.shapes import fold_shapes
 
 _DERIVATIVE = "a chain's derivative: the backward pass is one multiplication with it"
 _AS_TODAY = "read by the backward pass"
@@ -127,6 +128,8 @@ def _rewrite(candidates: Candidates, regions: list[Region]) -> _Attempt:
             continue
         derivatives.update({v.id: v for v in made})
         replaced.update(node.id for node in region.nodes)
+    if replaced:
+        fold_shapes(candidates, builder)
     return _Attempt(builder.build(), tuple(derivatives.values()), frozenset(replaced))
 
 

@@ -1,0 +1,60 @@
+"""Traced functions and what the planner sees of them, for tests of its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from nested_fad_tf.graph.roles import find_roles
+from nested_fad_tf.graph.view import GraphView, Node
+from nested_fad_tf.plan.candidates import Candidates, find_candidates
+
+# Tensors of SIDE x SIDE floats: just large enough for the executor to count their ops as dear.
+SIDE = 128
+SIZE = SIDE * SIDE * 4
+SQUARE = tf.TensorSpec([SIDE, SIDE])
+
+
+def trace(step: Callable[..., Any], *specs: Any) -> Any:
+    """The graph of a step as `tf.function` traces it."""
+    return tf.function(step).get_concrete_function(*specs).graph
+
+
+def view_of(step: Callable[..., Any], *specs: Any, nominal: int = 32) -> GraphView:
+    return GraphView.from_func_graph(trace(step, *specs), nominal)
+
+
+def candidates_of(
+    step: Callable[..., Any], *specs: Any, min_bytes: int = 1024, fused: bool = False
+) -> Candidates:
+    view = view_of(step, *specs)
+    return find_candidates(view, find_roles(view), min_bytes, fused=fused)
+
+
+def node(view: GraphView, name: str) -> Node:
+    """The node of that name, or the only one of that op type."""
+    for n in view.nodes:
+        if n.name == name:
+            return n
+    (found,) = nodes(view, name)
+    return found
+
+
+def nodes(view: GraphView, op_type: str) -> list[Node]:
+    return [n for n in view.nodes if n.op_type == op_type]
+
+
+def names(items: Iterable[Any]) -> list[str]:
+    return [item.name for item in items]
+
+
+def numbers(*shape: int, seed: int = 0, scale: float = 1.0) -> tf.Tensor:
+    values = np.random.default_rng(seed).standard_normal(shape)
+    return tf.constant((scale * values).astype(np.float32))
+
+
+def mish(x: tf.Tensor) -> tf.Tensor:
+    return x * tf.tanh(tf.nn.softplus(x))
