@@ -52,7 +52,7 @@ def test_recomputation_changes_nothing():
 def test_rewrites_that_gain_nothing_change_nothing_either(strategy):
     options = [nfad.Options(strategy=strategy, fuse="ops")]
     counts = check_many(15, options, random_graphs.programs(), forced=True)
-    assert counts["changed"] >= 0.6 * counts["all"], counts
+    assert counts["changed"] >= 0.5 * counts["all"], counts
 
 
 def test_other_dtypes():
@@ -69,7 +69,7 @@ def test_compiled_groups_differ_by_rounding_only():
         nfad.Options(strategy="forward_ad", fuse="xla"),
     ]
     counts = check_many(8, options, random_graphs.programs(most=6), forced=True)
-    assert counts["changed"] >= 0.6 * counts["all"], counts
+    assert counts["changed"] >= 0.5 * counts["all"], counts
 
 
 def test_a_counterexample_is_a_script_that_runs():

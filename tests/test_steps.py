@@ -329,9 +329,6 @@ SEEDS = pytest.mark.xfail(
     strict=True,
     reason="copies for the reader of a seed that is a forward value wait for that reader",
 )
-LOOPS = pytest.mark.xfail(
-    strict=True, reason="a differentiated While reads accumulators that are made after it"
-)
 
 
 @pytest.mark.parametrize("given", ["argument", pytest.param("computed", marks=SEEDS), "ones"])
@@ -467,7 +464,6 @@ def make_loop():
     return step, net.weights
 
 
-@LOOPS
 def test_a_loop_in_the_step():
     check(make_loop, batch())
 
