@@ -176,9 +176,7 @@ def test_a_copy_that_waits_for_its_reader_is_a_cycle():
     view = view_of(two_ops, SQUARE, SQUARE)
     tanh, exp = node(view, "Tanh"), node(view, "Exp")
     builder = RewriteBuilder(view)
-    copy = builder.add(
-        "Tanh", tanh.inputs, [(tf.float32, (128, 128))], origin=tanh, controls=[exp]
-    )
+    copy = builder.add("Tanh", tanh.inputs, [(tf.float32, (128, 128))], origin=tanh, controls=[exp])
     builder.redirect(exp, 0, copy.outputs[0])
     with pytest.raises(CycleError):
         simulate(view, builder.build())
