@@ -565,22 +565,6 @@ def shrink(failing: Program, fails: Callable[[Program], bool]) -> Program:
     return failing
 
 
-def awaits_fix(program: Program) -> bool:
-    """Whether the rewrite is known to give up on a program; these are tested one by one.
-
-    Args:
-        program: The program.
-
-    Returns:
-        Whether a gradient's seed is a forward value, or ones of a shape that counts as big are
-        taken for one.
-    """
-    seeded = ("output gradients", "computed output gradients", "no reduction")
-    nested = ("tf.gradients of tf.gradients", "forward over reverse", "gradient penalty")
-    dynamic_ones = program.dynamic and program.min_bytes == 1
-    return dynamic_ones or program.way in seeded + nested
-
-
 @dataclasses.dataclass(frozen=True)
 class Run:
     """What a program did.

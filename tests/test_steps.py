@@ -325,13 +325,7 @@ def test_tf_gradients():
     check(make, batch())
 
 
-SEEDS = pytest.mark.xfail(
-    strict=True,
-    reason="copies for the reader of a seed that is a forward value wait for that reader",
-)
-
-
-@pytest.mark.parametrize("given", ["argument", pytest.param("computed", marks=SEEDS), "ones"])
+@pytest.mark.parametrize("given", ["argument", "computed", "ones"])
 def test_output_gradients(given):
     def make():
         net = Net()

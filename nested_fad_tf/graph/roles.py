@@ -13,7 +13,7 @@ import enum
 import re
 
 from nested_fad_tf.graph.view import GraphView, Node, Value
-from nested_fad_tf.ops import elementwise
+from nested_fad_tf.ops import elementwise, views
 
 # Scopes that TensorFlow opens for derivative ops: GradientTape's, and the one of tf.gradients
 # (which counts up).
@@ -21,6 +21,10 @@ _GRADIENT_SCOPE = re.compile(r"(^|/)(gradient_tape|gradients(_\d+)?)/")
 # What seeds are called: the ones of GradientTape.gradient (Const, Fill or OnesLike) and grad_ys of
 # tf.gradients.
 _SEED_NAME = re.compile(r"(^|/)(ones(_like)?(_\d+)?|grad_ys_\d+)$")
+# What a given seed can't be: it is given as a tensor of its own.
+_NO_SEED = frozenset({"Const", "Shape", "ReadVariableOp"})
+# Finding one takes a pass over the graph; a step with more is planned with those found so far.
+_MOST_GIVEN_SEEDS = 32
 _SEED_OPS = frozenset({"Const", "Fill", "OnesLike", "Identity", "BroadcastTo"})
 
 
@@ -74,13 +78,13 @@ def find_roles(view: GraphView) -> Roles:
     seeds = list(_named_seeds(view, scoped))
     cotangent = [False] * len(view.nodes)
     _spread(view, cotangent, [v.node for v in seeds])
-    for extra in _unnamed_seeds(view, scoped, cotangent):
-        seeds.append(extra)
-        _spread(
-            view,
-            cotangent,
-            [extra.node] if scoped[extra.node.id] else _scoped_readers(view, extra, scoped),
-        )
+    for _ in range(_MOST_GIVEN_SEEDS):
+        seed = _missing_seed(view, scoped, cotangent)
+        if seed is None:
+            break
+        seeds.append(seed)
+        own = _only_scoped(view, seed, scoped)
+        _spread(view, cotangent, [seed.node] if own else _scoped_readers(view, seed, scoped))
     return Roles(cotangent, scoped, tuple(seeds))
 
 
@@ -94,53 +98,50 @@ def _named_seeds(view: GraphView, scoped: list[bool]) -> list[Value]:
     for node in view.nodes:
         if node.op_type not in _SEED_OPS or not _SEED_NAME.search(node.name):
             continue
+        # Ones inside the scope are part of some op's gradient; grad_ys have their own scope there.
+        if scoped[node.id] and "grad_ys" not in node.name:
+            continue
         readers = [reader for reader, _ in view.consumers[node.outputs[0].id]]
         if readers and all(scoped[r.id] for r in readers):
             found.append(node.outputs[0])
     return found
 
 
-def _unnamed_seeds(view: GraphView, scoped: list[bool], cotangent: list[bool]) -> list[Value]:
-    """Seeds given by the user (`output_gradients`) or handed over by a custom gradient.
+def _missing_seed(view: GraphView, scoped: list[bool], cotangent: list[bool]) -> Value | None:
+    """A seed given by the user (`output_gradients`) or handed over by a custom gradient.
 
     Every derivative op that isn't merely a factor ends up in a gradient, and every gradient depends
     on a seed. So a derivative op whose result never meets a known cotangent shows that a seed is
-    missing. Which of its inputs it is can be told where the op's table entry says in what it is
-    linear; otherwise by elimination: the input that only derivative ops read.
+    missing. Which of its inputs it is is told by elimination, the one from outside that only
+    derivative ops read, or by the op's table entry, which says in what it is linear.
     """
-    found = []
-    for node in view.nodes:
-        if not scoped[node.id] or cotangent[node.id] or node.stateful:
-            continue
+    meets = _meets_cotangent(view, cotangent)
+    dead_ends = [
+        node for node in view.nodes if scoped[node.id] and not meets[node.id] and not node.stateful
+    ]
+    for node in dead_ends:
+        for value in node.inputs if node.op_type not in views.SHAPE_ONLY else ():
+            known = scoped[value.node.id] or value.node.op_type in _NO_SEED
+            if not known and value.dtype.is_floating and _only_scoped(view, value, scoped):
+                return value
+    for node in dead_ends:
         entry = elementwise.TABLE.get(node.op_type)
         if entry is not None and node.op_type.endswith("Grad") and len(entry.linear) == 1:
-            found.append(node.inputs[entry.linear[0]])
-            _spread(view, cotangent, [node])
-    return [*found, *_dead_ends(view, scoped, cotangent)]
+            return node.inputs[entry.linear[0]]
+    return None
 
 
-def _dead_ends(view: GraphView, scoped: list[bool], cotangent: list[bool]) -> list[Value]:
-    """Inputs from outside that only derivative ops read, ops that never meet a cotangent."""
+def _meets_cotangent(view: GraphView, cotangent: list[bool]) -> list[bool]:
     meets = [False] * len(view.nodes)
     for node in reversed(view.nodes):
         meets[node.id] = cotangent[node.id] or any(
             meets[reader.id] for out in node.outputs for reader, _ in view.consumers[out.id]
         )
-    found = []
-    for node in view.nodes:
-        if not scoped[node.id] or meets[node.id] or not node.inputs:
-            continue
-        for value in node.inputs:
-            readers = view.consumers[value.id]
-            outside = not scoped[value.node.id] and value.node.op_type not in (
-                "Const",
-                "Shape",
-                "ReadVariableOp",
-            )
-            if outside and value.dtype.is_floating and all(scoped[r.id] for r, _ in readers):
-                found.append(value)
-                _spread(view, cotangent, _scoped_readers(view, value, scoped))
-    return found
+    return meets
+
+
+def _only_scoped(view: GraphView, value: Value, scoped: list[bool]) -> bool:
+    return all(scoped[reader.id] for reader, _ in view.consumers[value.id])
 
 
 def _scoped_readers(view: GraphView, value: Value, scoped: list[bool]) -> list[Node]:

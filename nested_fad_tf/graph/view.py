@@ -237,6 +237,7 @@ class GraphView:
         self.control_outputs: list[Node] = []
         self._constants: dict[int, np.ndarray | None] = {}
         self._consumers: list[list[tuple[Node, int]]] | None = None
+        self._live: list[bool] | None = None
 
     @classmethod
     def from_func_graph(cls, graph: Any, nominal: int = 32) -> GraphView:
@@ -327,6 +328,41 @@ class GraphView:
                 for index, value in enumerate(node.inputs):
                     self._consumers[value.id].append((node, index))
         return self._consumers
+
+    @property
+    def live(self) -> Sequence[bool]:
+        """Per node id, whether it runs: TensorFlow removes dead code before it runs a function."""
+        if self._live is None:
+            inputs = [node.inputs for node in self.nodes]
+            self._live = self.reachable(self.nodes, inputs, [node.controls for node in self.nodes])
+        return self._live
+
+    def reachable(
+        self,
+        nodes: Sequence[Node],
+        inputs: Sequence[Sequence[Value]],
+        controls: Sequence[Sequence[Node]],
+    ) -> list[bool]:
+        """What the function's results and effects need.
+
+        Args:
+            nodes: The view's nodes, perhaps with further ones behind them.
+            inputs: What each of them reads.
+            controls: What each of them waits for.
+
+        Returns:
+            For each node whether it runs.
+        """
+        live = [False] * len(nodes)
+        stack = [v.node for v in self.outputs] + self.control_outputs
+        stack += [n for n in self.nodes if n.stateful and n.op_type != "ReadVariableOp"]
+        while stack:
+            node = stack.pop()
+            if not live[node.id]:
+                live[node.id] = True
+                stack.extend(v.node for v in inputs[node.id])
+                stack.extend(controls[node.id])
+        return live
 
     def constant(self, value: Value) -> np.ndarray | None:
         """The contents of a `Const`, if that is what a value is.

@@ -92,7 +92,9 @@ def find_candidates(view: GraphView, roles: Roles, min_bytes: int, *, fused: boo
     }
     needed: dict[int, list[tuple[Node, int]]] = {}
     for node in view.nodes:
-        if not roles.cotangent[node.id] or node.op_type in views.SHAPE_ONLY:
+        if not (roles.cotangent[node.id] and view.live[node.id]):
+            continue
+        if node.op_type in views.SHAPE_ONLY:
             continue
         for index, value in enumerate(node.inputs):
             root = value.storage
@@ -122,7 +124,7 @@ def _kept_today(view: GraphView, late: list[bool], free: list[bool]) -> tuple[Va
     """
     kept: dict[int, Value] = {}
     for node in view.nodes:
-        if not late[node.id] or node.op_type in views.SHAPE_ONLY:
+        if not (late[node.id] and view.live[node.id]) or node.op_type in views.SHAPE_ONLY:
             continue
         for value in node.inputs:
             root = value.storage

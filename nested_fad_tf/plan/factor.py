@@ -64,7 +64,8 @@ def _partials(candidates: Candidates, node: Node) -> dict[int, Expr] | None:
     out = node.outputs[0]
     linear = linear_inputs(entry, len(node.inputs))
     incoming = [i for i, v in enumerate(node.inputs) if _is_cotangent(candidates, v)]
-    if not out.dtype.is_floating or not set(incoming) <= set(linear):
+    # Without an incoming cotangent it is the first to read a seed that is a forward value.
+    if not incoming or not out.dtype.is_floating or not set(incoming) <= set(linear):
         return None
     if entry.joint and not all(
         i in incoming or _is_zero(candidates, node.inputs[i]) for i in linear
@@ -137,7 +138,8 @@ def _derivatives(
                 row[entering] = add(row[entering], term) if entering in row else term
         out = node.outputs[0]
         rows[out.id] = row
-        outside = [r for r, _ in candidates.view.consumers[out.id] if r.id not in members]
+        readers = [r for r, _ in candidates.view.consumers[out.id]]
+        outside = [r for r in readers if r.id not in members and candidates.view.live[r.id]]
         if outside and out.id not in returned:
             found[out] = {u: d for u, d in row.items() if not is_const(d, 0)}
     return found

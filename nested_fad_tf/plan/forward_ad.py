@@ -149,6 +149,8 @@ def _replace(candidates: Candidates, region: Region, builder: RewriteBuilder) ->
             if not isinstance(derivative, Const | Leaf):
                 made[factor.id] = factor
             terms.append(_binary(builder, "Mul", cotangent, factor, out.node))
+        if not terms:
+            raise NotLowerableError(f"{out} is zero")
         results[out] = terms[0]
         for term in terms[1:]:
             results[out] = _binary(builder, "AddV2", results[out], term, out.node)

@@ -11,6 +11,8 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 
+import tensorflow as tf
+
 from nested_fad_tf.graph.roles import Roles
 from nested_fad_tf.graph.view import GraphView, Node, Value
 from nested_fad_tf.ops.compiled import COMPILED
@@ -93,6 +95,9 @@ class _Grouping:
 
     def _is_fusible(self, node: Node) -> bool:
         if node.op_type not in COMPILED or node.stateful or len(node.outputs) != 1:
+            return False
+        # XLA doesn't round half-precision results between the ops of a group, as separate ops do.
+        if any(v.dtype in (tf.bfloat16, tf.half) for v in (*node.inputs, *node.outputs)):
             return False
         out = node.outputs[0]
         fits = out.nbytes >= self._min_bytes and out.shape is not None

@@ -60,16 +60,19 @@ class Recomputation:
             if not cotangent[node.id]:
                 continue
             incoming = [v for v in node.inputs if cotangent[v.node.id]]
+            if not incoming:  # a gradient's start, made from forward values: it reads the originals
+                anchors[node.id] = node
+                continue
             through = _passes_through(node) and not all(map(self._candidates.is_free, incoming))
             sources = (anchors[v.node.id] if through else v.node for v in incoming)
-            stage = max(sources, key=_id, default=node)
+            stage = max(sources, key=_id)
             anchors[node.id] = stage if through else node
             for index, value in enumerate(node.inputs):
                 if self._needs_copy(value):
                     self.builder.redirect(node, index, self._copy_for(value, stage))
             # A collective or an assignment may wait for others; what runs locally is what to wait
             # for.
-            if incoming and not (_passes_through(node) or node.stateful):
+            if not (_passes_through(node) or node.stateful):
                 self._last.setdefault(stage.id, []).append(node)
         self._order_stages()
 

@@ -62,24 +62,10 @@ class Schedule:
         self.controls: list[Sequence[Node]] = [node.controls for node in self.nodes]
         for node_id in rewrite.released:
             self.controls[node_id] = ()
-        self.live = self._reachable(view)
+        self.live = view.reachable(self.nodes, self.inputs, self.controls)
         self.steps: list[Step] = []
         self.step_of: dict[int, Step] = {}
         self._make_steps(rewrite)
-
-    def _reachable(self, view: GraphView) -> list[bool]:
-        """Dead-code elimination, as TensorFlow does before running a function."""
-        live = [False] * len(self.nodes)
-        stack = [v.node for v in view.outputs] + view.control_outputs
-        stack += [n for n in view.nodes if n.stateful and n.op_type != "ReadVariableOp"]
-        while stack:
-            node = stack.pop()
-            if live[node.id]:
-                continue
-            live[node.id] = True
-            stack.extend(v.node for v in self.inputs[node.id])
-            stack.extend(self.controls[node.id])
-        return live
 
     def _make_steps(self, rewrite: Rewrite) -> None:
         for node in self.nodes:

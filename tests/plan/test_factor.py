@@ -205,12 +205,6 @@ def regions_of(step, *specs) -> tuple[GraphView, list[Region]]:
     return view, find_regions(find_candidates(view, find_roles(view), 256, fused=False))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="a seed that an op's table entry gave away isn't a cotangent itself, so that the region"
-    " behind it has outputs that depend on nothing; forward_ad then fails with an IndexError",
-)
 def test_an_output_of_a_region_depends_on_something():
     def step(x, dy):
         with tf.GradientTape() as tape:
@@ -224,9 +218,6 @@ def test_an_output_of_a_region_depends_on_something():
     assert all(rows)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="readers that dead-code elimination removes count as readers"
-)
 def test_there_are_no_derivatives_for_what_nobody_reads():
     layer = Layer(exact_gelu)
     (region,) = layer.regions
