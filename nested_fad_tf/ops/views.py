@@ -34,6 +34,15 @@ ALIASES: Final[frozenset[str]] = frozenset(
 # Output i is input i's buffer.
 PAIRWISE_ALIASES: Final[frozenset[str]] = frozenset({"IdentityN"})
 
+# Ops beside the element-wise ones whose kernel takes over the buffer of an input that nobody else
+# reads, and the output that gets it.
+IN_PLACE: Final[dict[str, int]] = {
+    "LogSoftmax": 0,
+    "Softmax": 0,
+    "SoftmaxCrossEntropyWithLogits": 1,
+    "SparseSoftmaxCrossEntropyWithLogits": 1,
+}
+
 # Ops that give back an operand when the other one is this number: op type -> (number, operands that
 # may be it). TensorFlow's graph optimizer removes them, so that the result is the operand's buffer.
 NEUTRAL: Final[dict[str, tuple[float, tuple[int, ...]]]] = {

@@ -25,7 +25,7 @@ from nested_fad_tf.plan.shapes import fold_shapes
 
 # How often the cut is repeated with raised prices, and by how much they rise. Each round costs one
 # simulation.
-_ROUNDS = 3
+_ROUNDS = 2
 _RAISE = 1.5
 # Bytes alone decide in "recompute"; a little is charged so that nothing is recomputed for nothing.
 _NEARLY_FREE = 0.05
@@ -73,6 +73,8 @@ def _best(candidates: Candidates, tradeoff: float, options: Options) -> _Attempt
     best: _Attempt | None = None
     for _ in range(_ROUNDS):
         cut = minimum_cut(candidates, tradeoff, surcharge, times)
+        if best is not None and cut == best.cut:
+            break
         recomputation = Recomputation(candidates, cut, RewriteBuilder(candidates.view))
         recomputation.redirect_readers()
         _release(candidates, cut, recomputation.builder)

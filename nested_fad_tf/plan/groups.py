@@ -25,7 +25,7 @@ from nested_fad_tf.plan.schedule import Schedule
 _EMBEDDED_BYTES = 256
 # What one call into a compiled group must spare the step, in bytes not written and read again.
 # Below that, launching costs more than fusing saves.
-_LEAST_SAVED = 2 << 20
+_LEAST_SAVED = 8 << 20
 # What all groups of one kind together must spare a step to be worth a compilation (0.1 to 0.3 s on
 # a CPU): about a millisecond, so that it has paid after a few hundred steps.
 _LEAST_SAVED_BY_KIND = 8 << 20

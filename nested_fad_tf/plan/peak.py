@@ -81,7 +81,7 @@ class _Run:
                 self._reads[root] = self._reads.get(root, 0) + 1
 
     def execute(self, index: int, step: Step) -> None:
-        taken = self._take_over(index, step) if step.in_place else None
+        taken = self._take_over(index, step, step.in_place) if step.in_place else None
         if step.node.op_type not in _NO_ALLOCATION:
             for value in step.outputs:
                 if value is not taken:
@@ -100,11 +100,10 @@ class _Run:
                 self._free(value.id, index)
         self.timeline.append(self._total)
 
-    def _take_over(self, index: int, step: Step) -> Value | None:
-        """The output that gets the buffer of an input nobody else will read."""
-        if not step.outputs:
+    def _take_over(self, index: int, step: Step, out: Value) -> Value | None:
+        """The output, if it gets the buffer of an input nobody else will read."""
+        if out.storage is not out:
             return None
-        out = step.outputs[0]
         for value in step.inputs:
             root = value.storage
             fits = root.nbytes == out.nbytes and value.dtype.size == out.dtype.size

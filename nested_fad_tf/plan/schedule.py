@@ -23,7 +23,7 @@ class Step:
         inputs: What it reads, redirections applied.
         outputs: What it writes that owns a buffer; of a group, only what is read outside.
         waits: Ids of the steps it waits for by control dependency alone.
-        in_place: Whether its kernel takes over the buffer of an input that nobody else reads.
+        in_place: The output whose kernel takes over the buffer of an input that nobody else reads.
     """
 
     __slots__ = ("group", "id", "in_place", "inputs", "node", "outputs", "waits")
@@ -36,7 +36,7 @@ class Step:
         self.inputs = inputs
         self.outputs: list[Value] = [v for v in node.outputs if v.storage is v]
         self.waits: list[int] = []
-        self.in_place = node.op_type in elementwise.TABLE
+        self.in_place = _in_place(node)
 
 
 class Schedule:
@@ -83,7 +83,7 @@ class Schedule:
 
     def _fuse(self, group: Group) -> None:
         step = Step(len(self.steps), group.nodes[-1], group.inputs)
-        step.group, step.in_place = group, False
+        step.group, step.in_place = group, None
         step.outputs = list(group.outputs)
         self.steps.append(step)
         for node in group.nodes:
@@ -122,6 +122,15 @@ class Schedule:
                 inline.append(dear.pop())
             tasks.extendleft(dear)
         return order
+
+
+def _in_place(node: Node) -> Value | None:
+    if node.op_type in views.IN_PLACE:
+        return node.outputs[views.IN_PLACE[node.op_type]]
+    entry = elementwise.TABLE.get(node.op_type)
+    if entry is None or entry.discrete or node.op_type == "Cast" or not node.outputs:
+        return None
+    return node.outputs[0]
 
 
 def _is_dear(step: Step) -> bool:
