@@ -2,8 +2,8 @@
 
 Fusing is contraction, and a contraction must not make a cycle: no path may leave a group and come
 back. Depths guarantee it. A node's depth counts how often a path to it, over data and control
-edges, changes between fusible and other nodes; groups are connected fusible nodes of equal depth. A
-path that leaves a group gets deeper and can't return.
+edges, changes between fusible and other nodes or between the passes; groups are connected fusible
+nodes of equal depth. A path that leaves a group gets deeper and can't return.
 """
 
 from __future__ import annotations
@@ -86,6 +86,7 @@ class _Grouping:
         self._fusible = [
             self._schedule.live[node.id] and self._is_fusible(node) for node in self._schedule.nodes
         ]
+        self._late = self._find_late()
         self._constant: dict[int, bool] = {}
         self._readers: dict[int, list[Node]] = {}
         for node in self._schedule.nodes:
@@ -119,15 +120,15 @@ class _Grouping:
 
     def _depths(self) -> list[int]:
         depths = [0] * len(self._schedule.nodes)
+        kinds = list(zip(self._fusible, self._late, strict=True))
         for step in self._order:
             node = step.node
             depth = 0
-            fusible = self._fusible[node.id]
             for other in [
                 *(v.node for v in self._inputs[node.id]),
                 *self._schedule.controls[node.id],
             ]:
-                changes = fusible != self._fusible[other.id]
+                changes = kinds[node.id] != kinds[other.id]
                 depth = max(depth, depths[other.id] + changes)
             depths[node.id] = depth
         return depths
@@ -139,10 +140,9 @@ class _Grouping:
         on that cotangent alone is better run together with them. Forward ops stay: sinking them
         into the backward pass would keep what they read.
         """
-        late = self._late()
         for step in reversed(self._order):
             node = step.node
-            if not (self._fusible[node.id] and late[node.id]):
+            if not (self._fusible[node.id] and self._late[node.id]):
                 continue
             readers = self._readers.get(node.outputs[0].id, [])
             bounds = [depths[r.id] - (not self._fusible[r.id]) for r in readers]
@@ -150,7 +150,7 @@ class _Grouping:
             if any(self._fusible[r.id] and depths[r.id] == lowest for r in readers):
                 depths[node.id] = max(depths[node.id], lowest)
 
-    def _late(self) -> list[bool]:
+    def _find_late(self) -> list[bool]:
         """Per node id, whether it can only run in the backward pass."""
         late = [*self._cotangent, *[False] * (len(self._schedule.nodes) - len(self._cotangent))]
         for step in self._order:

@@ -56,8 +56,9 @@ class Recomputation:
         """Gives every cotangent op that reads something recomputed or packed its copy."""
         cotangent = self._candidates.roles.cotangent
         anchors: dict[int, Node] = {}
+        live = self._candidates.view.live
         for node in self._candidates.view.nodes:
-            if not cotangent[node.id]:
+            if not (cotangent[node.id] and live[node.id]):  # to wait for dead code would revive it
                 continue
             incoming = [v for v in node.inputs if cotangent[v.node.id]]
             if not incoming:  # a gradient's start, made from forward values: it reads the originals

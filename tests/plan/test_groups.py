@@ -218,11 +218,6 @@ def test_devices_are_not_mixed():
     check(candidates, rewrite)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="depths don't tell the passes apart: a forward op that only the backward pass reads may"
-    " have the depth of its reader, and is then run with it",
-)
 def test_forward_ops_are_not_sunk_into_the_backward_pass():
     @tf.custom_gradient
     def activation(h):
