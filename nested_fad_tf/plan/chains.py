@@ -7,6 +7,7 @@ import dataclasses
 from nested_fad_tf.graph.view import Node, Value
 from nested_fad_tf.ops import elementwise
 from nested_fad_tf.plan.candidates import Candidates
+from nested_fad_tf.plan.components import Components
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,8 @@ def find_chains(candidates: Candidates) -> list[Chain]:
         The chains that plain TensorFlow keeps something of, in order of execution.
     """
     view, roles = candidates.view, candidates.roles
-    parent: dict[int, int] = {}
+    components = Components()
+    order = []
     for node in view.nodes:
         if (
             roles.cotangent[node.id]
@@ -51,28 +53,20 @@ def find_chains(candidates: Candidates) -> list[Chain]:
             or not _member(candidates, node)
         ):
             continue
-        parent[node.id] = node.id
+        components.add(node.id)
+        order.append(node.id)
         for value in node.inputs:
             producer = value.storage.node.id
-            if producer in parent and not candidates.is_free(value):
-                parent[_find(parent, producer)] = _find(parent, node.id)
-    groups: dict[int, list[Node]] = {}
-    for node_id in parent:
-        groups.setdefault(_find(parent, node_id), []).append(view.nodes[node_id])
-    chains = [_chain(candidates, nodes) for nodes in groups.values()]
+            if producer in components and not candidates.is_free(value):
+                components.join(producer, node.id)
+    groups = components.groups(order)
+    chains = [_chain(candidates, [view.nodes[i] for i in group]) for group in groups]
     return sorted((c for c in chains if c.kept_today), key=lambda c: c.nodes[0].id)
 
 
 def _member(candidates: Candidates, node: Node) -> bool:
     big = any(v.storage is v and not candidates.free[v.id] for v in node.outputs)
     return big and node.op_type in elementwise.TABLE and node.id not in candidates.bans
-
-
-def _find(parent: dict[int, int], item: int) -> int:
-    while parent[item] != item:
-        parent[item] = parent[parent[item]]
-        item = parent[item]
-    return item
 
 
 def _chain(candidates: Candidates, nodes: list[Node]) -> Chain:

@@ -17,6 +17,7 @@ from nested_fad_tf.ops import elementwise
 from nested_fad_tf.ops.entry import linear_inputs
 from nested_fad_tf.ops.expr import Const, Expr, Leaf, add, is_const, leaves, scale
 from nested_fad_tf.plan.candidates import Candidates
+from nested_fad_tf.plan.components import Components
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,24 +101,16 @@ def _is_zero(candidates: Candidates, value: Value) -> bool:
 
 def _connected(candidates: Candidates, parts: Mapping[int, object]) -> list[list[Node]]:
     """Groups linear ops that hand each other big cotangents."""
-    parent = {node_id: node_id for node_id in parts}
-
-    def find(item: int) -> int:
-        while parent[item] != item:
-            parent[item] = parent[parent[item]]
-            item = parent[item]
-        return item
-
+    components = Components()
+    for node_id in parts:
+        components.add(node_id)
     nodes = candidates.view.nodes
     for node_id in parts:
         for value in nodes[node_id].inputs:
             if value.node.id in parts and not candidates.free[value.storage.id]:
-                parent[find(value.node.id)] = find(node_id)
-    groups: dict[int, list[Node]] = {}
-    for node_id in sorted(parts):
-        if not candidates.free[nodes[node_id].outputs[0].id]:
-            groups.setdefault(find(node_id), []).append(nodes[node_id])
-    return list(groups.values())
+                components.join(value.node.id, node_id)
+    big = [i for i in sorted(parts) if not candidates.free[nodes[i].outputs[0].id]]
+    return [[nodes[i] for i in group] for group in components.groups(big)]
 
 
 def _derivatives(

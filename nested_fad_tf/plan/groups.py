@@ -18,6 +18,7 @@ from nested_fad_tf.graph.view import GraphView, Node, Value
 from nested_fad_tf.ops.compiled import COMPILED
 from nested_fad_tf.options import Options
 from nested_fad_tf.plan.candidates import Candidates
+from nested_fad_tf.plan.components import Components
 from nested_fad_tf.plan.rewrite import Group, Rewrite
 from nested_fad_tf.plan.schedule import Schedule
 
@@ -161,17 +162,10 @@ class _Grouping:
         return late
 
     def _components(self, depths: list[int]) -> list[list[Node]]:
-        parent: dict[int, int] = {}
-
-        def find(item: int) -> int:
-            while parent[item] != item:
-                parent[item] = parent[parent[item]]
-                item = parent[item]
-            return item
-
+        components = Components()
         fusible = [n for n in self._schedule.nodes if self._fusible[n.id]]
         for node in fusible:
-            parent[node.id] = node.id
+            components.add(node.id)
         for node in fusible:
             for value in self._inputs[node.id]:
                 other = value.node
@@ -180,12 +174,10 @@ class _Grouping:
                     and depths[other.id] == depths[node.id]
                     and other.device == node.device
                 ):
-                    parent[find(node.id)] = find(other.id)
-        components: dict[int, list[Node]] = {}
-        for step in self._order:
-            if step.node.id in parent:
-                components.setdefault(find(step.node.id), []).append(step.node)
-        return list(components.values())
+                    components.join(node.id, other.id)
+        order = [step.node.id for step in self._order if step.node.id in components]
+        nodes = self._schedule.nodes
+        return [[nodes[i] for i in group] for group in components.groups(order)]
 
     def _group(self, nodes: list[Node]) -> Group:
         members = {node.id for node in nodes}
