@@ -17,6 +17,7 @@ from nested_fad_tf.emit.fused_op import FusedOps
 from nested_fad_tf.graph.view import GraphView, Node, Value
 from nested_fad_tf.plan.rewrite import Group, Rewrite
 from nested_fad_tf.plan.schedule import Schedule, Step
+from nested_fad_tf.plan.wiring import Wiring
 
 
 def apply(graph: Any, view: GraphView, rewrite: Rewrite, *, compiled: bool) -> None:
@@ -35,8 +36,9 @@ class _Edit:
     def __init__(self, graph: Any, view: GraphView, rewrite: Rewrite, compiled: bool) -> None:
         self._graph = graph
         self._traced = len(view.nodes)
-        self._schedule = Schedule(view, rewrite)
-        self._fused = FusedOps(self._schedule.inputs, compiled)
+        self._wiring = Wiring(view, rewrite)
+        self._schedule = Schedule(self._wiring, rewrite.groups)
+        self._fused = FusedOps(self._wiring.inputs, compiled)
         self._made: dict[int, tf.Operation] = {}  # node id -> op that runs it now
         self._tensors: dict[int, tf.Tensor] = {}  # value id -> output of a group
 
@@ -53,12 +55,10 @@ class _Edit:
                 self._redirect(step.node)
 
     def _create(self, node: Node) -> tf.Operation:
-        with tf.control_dependencies(
-            [self._op(c) for c in self._schedule.controls[node.id]] or None
-        ):
+        with tf.control_dependencies([self._op(c) for c in self._wiring.controls[node.id]] or None):
             op = self._graph._create_op_internal(
                 node.op_type,
-                [self._tensor(v) for v in self._schedule.inputs[node.id]],
+                [self._tensor(v) for v in self._wiring.inputs[node.id]],
                 [v.dtype for v in node.outputs],
                 name=node.name,
                 attrs=dict(attributes.of(node)),
@@ -69,7 +69,7 @@ class _Edit:
         return op
 
     def _call(self, step: Step, group: Group) -> None:
-        waits = [self._op(c) for node in group.nodes for c in self._schedule.controls[node.id]]
+        waits = [self._op(c) for node in group.nodes for c in self._wiring.controls[node.id]]
         arguments = [self._tensor(v) for v in group.inputs]
         last = group.nodes[-1]
         name = last.name if last.id >= self._traced else f"nested_fad/{last.name}"
@@ -88,11 +88,11 @@ class _Edit:
         op = node.op
         assert op is not None
         for index, (now, then) in enumerate(
-            zip(self._schedule.inputs[node.id], node.inputs, strict=True)
+            zip(self._wiring.inputs[node.id], node.inputs, strict=True)
         ):
             if now is not then or now.id in self._tensors:
                 op._update_input(index, self._tensor(now))
-        controls = self._schedule.controls[node.id]
+        controls = self._wiring.controls[node.id]
         if len(controls) != len(node.controls) or any(c.id in self._made for c in controls):
             op._remove_all_control_inputs()
             op._add_control_inputs(list(dict.fromkeys(map(self._op, controls))))

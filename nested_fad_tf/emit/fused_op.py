@@ -4,7 +4,8 @@ Structurally equal groups share a function, so that a network of equal layers co
 group once. Calls to a function are differentiable to any order by TensorFlow's own machinery, which
 differentiates the body.
 
-Uses private TensorFlow API (checked on 2.21): `Graph._create_op_internal`.
+Uses private TensorFlow API (checked on 2.21): `Graph._create_op_internal`, and `FuncGraph` with
+`ConcreteFunction.from_func_graph`, since tracing a `tf.function` takes several times as long.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2
+from tensorflow.python.eager.polymorphic_function import concrete_function, function_type_utils
+from tensorflow.python.framework import func_graph
 
 from nested_fad_tf.emit import attributes
-from nested_fad_tf.graph import tracing
 from nested_fad_tf.graph.view import Node, Value
 from nested_fad_tf.plan.rewrite import Group
 
@@ -35,12 +37,12 @@ class FusedOps:
     def __init__(self, inputs: Inputs, compiled: bool) -> None:
         self._inputs = inputs
         self._compiled = compiled
-        self._functions: dict[Any, Any] = {}
+        self._first_calls: dict[Any, tf.Operation] = {}
 
     @property
     def distinct(self) -> int:
         """How many functions were made."""
-        return len(self._functions)
+        return len(self._first_calls)
 
     def call(self, group: Group, arguments: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Adds a call to the current graph.
@@ -53,12 +55,27 @@ class FusedOps:
             A tensor for each of its outputs.
         """
         key = self._key(group)
-        if key not in self._functions:
-            self._functions[key] = self._trace(group)
-        outputs = self._functions[key](*arguments)
+        if key in self._first_calls:
+            outputs = self._call_again(self._first_calls[key], group, arguments)
+        else:
+            outputs = list(self._build(group)(*arguments))
+            self._first_calls[key] = outputs[0].op
         for tensor, value in zip(outputs, group.outputs, strict=True):
             tensor.set_shape(value.shape)
-        return list(outputs)
+        return outputs
+
+    def _call_again(
+        self, first: tf.Operation, group: Group, arguments: Sequence[tf.Tensor]
+    ) -> list[tf.Tensor]:
+        """Copies a call: its attributes name the function and how it is differentiated."""
+        graph: Any = first.graph
+        return graph._create_op_internal(
+            first.type,
+            list(arguments),
+            [v.dtype for v in group.outputs],
+            name=first.type,
+            attrs={k: a for k, a in first.node_def.attr.items() if k != "_class"},
+        ).outputs
 
     def _key(self, group: Group) -> Any:
         """A hashable description of the group's structure: equal keys, equal functions."""
@@ -72,10 +89,11 @@ class FusedOps:
         arguments = tuple((v.dtype, v.shape) for v in group.inputs)
         return arguments, tuple(lines), tuple(place[v.id] for v in group.outputs)
 
-    def _trace(self, group: Group) -> Any:
-        def body(*arguments: tf.Tensor) -> list[tf.Tensor]:
-            made = {v.id: t for v, t in zip(group.inputs, arguments, strict=True)}
-            graph: Any = tf.compat.v1.get_default_graph()
+    def _build(self, group: Group) -> Any:
+        graph = func_graph.FuncGraph(_function_name(group))
+        with graph.as_default():
+            graph.inputs = [tf.compat.v1.placeholder(v.dtype, v.shape) for v in group.inputs]
+            made = {v.id: t for v, t in zip(group.inputs, graph.inputs, strict=True)}
             for node in (*group.embedded, *group.nodes):
                 op = graph._create_op_internal(
                     node.op_type,
@@ -85,19 +103,11 @@ class FusedOps:
                     attrs=dict(_attrs(node)),
                 )
                 made[node.outputs[0].id] = op.outputs[0]
-            return [made[v.id] for v in group.outputs]
-
-        body.__name__ = _function_name(group)
-        signature = [tf.TensorSpec(v.shape, v.dtype) for v in group.inputs]
-        # The rewriter must not see its own functions.
-        with tracing.observing(None):
-            function = tf.function(
-                body,
-                input_signature=signature,
-                jit_compile=self._compiled or None,
-                autograph=False,
-            )
-            return function.get_concrete_function()
+            graph.outputs = [made[v.id] for v in group.outputs]
+        graph.structured_outputs = tuple(graph.outputs)
+        attrs = {"_XlaMustCompile": True} if self._compiled else {}
+        function_type = function_type_utils.derive_from_graph(graph)
+        return concrete_function.ConcreteFunction.from_func_graph(graph, function_type, attrs)
 
 
 def _attrs(node: Node) -> Mapping[str, attr_value_pb2.AttrValue]:

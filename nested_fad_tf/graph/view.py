@@ -6,7 +6,7 @@ tested, printed and thrown away without having touched one.
 
 from __future__ import annotations
 
-import math
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -209,9 +209,17 @@ def size_in_bytes(dtype: tf.DType, shape: Shape | None, nominal: int) -> int:
     Returns:
         The size in bytes.
     """
-    if dtype in (tf.resource, tf.variant, tf.string) or shape is None:
+    if shape is None:
         return 0
-    return int(math.prod(nominal if d is None else d for d in shape)) * int(dtype.size)
+    elements = 1
+    for dim in shape:
+        elements *= nominal if dim is None else dim
+    return elements * _item_size(dtype)
+
+
+@functools.cache
+def _item_size(dtype: tf.DType) -> int:
+    return 0 if dtype in (tf.resource, tf.variant, tf.string) else int(dtype.size)
 
 
 class GraphView:
@@ -360,8 +368,8 @@ class GraphView:
             node = stack.pop()
             if not live[node.id]:
                 live[node.id] = True
-                stack.extend(v.node for v in inputs[node.id])
-                stack.extend(controls[node.id])
+                stack += [v.node for v in inputs[node.id] if not live[v.node.id]]
+                stack += controls[node.id]
         return live
 
     def constant(self, value: Value) -> np.ndarray | None:

@@ -80,8 +80,7 @@ def _best(candidates: Candidates, tradeoff: float, options: Options) -> _Attempt
         _release(candidates, cut, recomputation.builder)
         if recomputation.times:
             fold_shapes(candidates, recomputation.builder)
-        rewrite = grouped(candidates, recomputation.builder.build(), options)
-        lifetimes = peak.simulate(candidates.view, rewrite)
+        rewrite, lifetimes = grouped(candidates, recomputation.builder.build(), options)
         seconds = tradeoff * _recomputation_price(candidates, recomputation.times)
         attempt = _Attempt(cut, rewrite, lifetimes, seconds)
         if best is None or attempt.price < best.price:

@@ -47,11 +47,10 @@ def plan(candidates: Candidates, options: Options) -> Plan:
     before = peak.simulate(candidates.view)
     chosen = _choose(candidates, find_regions(candidates))
     attempt = _rewrite(candidates, chosen)
-    rewrite = attempt.rewrite
-    if rewrite:
-        rewrite = grouped(candidates, rewrite, options)
-    after = peak.simulate(candidates.view, rewrite)
-    if not rewrite or not worthwhile(before, after):
+    if not attempt.rewrite:
+        return nothing(candidates, options.strategy, before)
+    rewrite, after = grouped(candidates, attempt.rewrite, options)
+    if not worthwhile(before, after):
         return nothing(candidates, options.strategy, before)
     still = [
         candidates.view.values[root]

@@ -9,18 +9,22 @@ nodes of equal depth. A path that leaves a group gets deeper and can't return.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import Counter
 
 import tensorflow as tf
 
 from nested_fad_tf.graph.roles import Roles
-from nested_fad_tf.graph.view import GraphView, Node, Value
+from nested_fad_tf.graph.view import Node, Value
 from nested_fad_tf.ops.compiled import COMPILED
 from nested_fad_tf.options import Options
+from nested_fad_tf.plan import peak
 from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.components import Components
+from nested_fad_tf.plan.peak import Lifetimes
 from nested_fad_tf.plan.rewrite import Group, Rewrite
 from nested_fad_tf.plan.schedule import Schedule
+from nested_fad_tf.plan.wiring import Wiring
 
 # Scalars and the like that depend on constants only are computed inside the group.
 _EMBEDDED_BYTES = 256
@@ -32,32 +36,25 @@ _LEAST_SAVED = 8 << 20
 _LEAST_SAVED_BY_KIND = 8 << 20
 
 
-def find_groups(
-    view: GraphView,
-    roles: Roles,
-    rewrite: Rewrite,
-    min_bytes: int,
-    *,
-    choosy: bool,
-) -> Rewrite:
-    """Adds groups to a rewrite.
+def find_groups(wiring: Wiring, roles: Roles, min_bytes: int, *, choosy: bool) -> tuple[Group, ...]:
+    """Finds what to fuse.
 
     Args:
-        view: The graph.
+        wiring: The graph, rewritten otherwise.
         roles: Its roles.
-        rewrite: What is done to it otherwise.
         min_bytes: Smaller tensors are left alone.
         choosy: Whether to leave out kinds of groups that aren't worth a compilation.
 
     Returns:
-        The rewrite with groups.
+        The groups.
     """
-    grouping = _Grouping(view, roles, rewrite, min_bytes)
-    return dataclasses.replace(rewrite, groups=grouping.find(choosy))
+    return _Grouping(wiring, roles, min_bytes).find(choosy)
 
 
-def grouped(candidates: Candidates, rewrite: Rewrite, options: Options) -> Rewrite:
-    """Adds the groups that the options ask for.
+def grouped(
+    candidates: Candidates, rewrite: Rewrite, options: Options
+) -> tuple[Rewrite, Lifetimes]:
+    """Adds the groups that the options ask for, and runs the result on paper.
 
     Args:
         candidates: The graph, with its roles.
@@ -65,45 +62,44 @@ def grouped(candidates: Candidates, rewrite: Rewrite, options: Options) -> Rewri
         options: fuse="ops" adds none, "xla" all, "auto" those worth a compilation.
 
     Returns:
-        The rewrite with groups.
+        The rewrite with groups, and its lifetimes.
     """
-    if options.fuse == "ops":
-        return rewrite
-    view, roles = candidates.view, candidates.roles
-    choosy = options.fuse == "auto"
-    return find_groups(view, roles, rewrite, options.min_bytes, choosy=choosy)
+    wiring = Wiring(candidates.view, rewrite)
+    groups: tuple[Group, ...] = ()
+    if options.fuse != "ops":
+        choosy = options.fuse == "auto"
+        groups = find_groups(wiring, candidates.roles, options.min_bytes, choosy=choosy)
+    return dataclasses.replace(rewrite, groups=groups), peak.run(Schedule(wiring, groups))
 
 
 class _Grouping:
-    def __init__(self, view: GraphView, roles: Roles, rewrite: Rewrite, min_bytes: int) -> None:
+    def __init__(self, wiring: Wiring, roles: Roles, min_bytes: int) -> None:
+        view = wiring.view
         self._cotangent = roles.cotangent
-        self._schedule = Schedule(view, rewrite)
-        self._order = self._schedule.order()
+        self._wiring = wiring
+        self._order = wiring.order
+        self._inputs, self._controls = wiring.inputs, wiring.controls
         self._min_bytes = min_bytes
         # Function outputs are known by tensor and control outputs by op: both have to stay.
         self._returned = {v.id for v in view.outputs}
         self._returned.update(v.id for node in view.control_outputs for v in node.outputs)
-        self._inputs = self._schedule.inputs
-        self._fusible = [
-            self._schedule.live[node.id] and self._is_fusible(node) for node in self._schedule.nodes
-        ]
+        self._fusible = [wiring.live[node.id] and self._is_fusible(node) for node in wiring.nodes]
         self._late = self._find_late()
         self._constant: dict[int, bool] = {}
-        self._readers: dict[int, list[Node]] = {}
-        for node in self._schedule.nodes:
-            if self._schedule.live[node.id]:
-                for value in self._inputs[node.id]:
+        self._readers: dict[int, list[Node]] = {}  # of what fusible nodes compute
+        for node in self._order:
+            for value in self._inputs[node.id]:
+                if self._fusible[value.node.id]:
                     self._readers.setdefault(value.id, []).append(node)
 
     def _is_fusible(self, node: Node) -> bool:
         if node.op_type not in COMPILED or node.stateful or len(node.outputs) != 1:
             return False
-        # XLA doesn't round half-precision results between the ops of a group, as separate ops do.
-        if any(v.dtype in (tf.bfloat16, tf.half) for v in (*node.inputs, *node.outputs)):
-            return False
         out = node.outputs[0]
-        fits = out.nbytes >= self._min_bytes and out.shape is not None
-        return fits and out.id not in self._returned
+        if out.nbytes < self._min_bytes or out.shape is None or out.id in self._returned:
+            return False
+        # XLA doesn't round half-precision results between the ops of a group, as separate ops do.
+        return not any(_is_half(v.dtype) for v in (*node.inputs, out))
 
     def find(self, choosy: bool) -> tuple[Group, ...]:
         depths = self._depths()
@@ -120,19 +116,22 @@ class _Grouping:
         return tuple(g for g in groups if by_kind[_kind(g)] >= _LEAST_SAVED_BY_KIND)
 
     def _depths(self) -> list[int]:
-        depths = [0] * len(self._schedule.nodes)
+        depths = [0] * len(self._wiring.nodes)
         kinds = list(zip(self._fusible, self._late, strict=True))
-        for step in self._order:
-            node = step.node
-            depth = 0
-            for other in [
-                *(v.node for v in self._inputs[node.id]),
-                *self._schedule.controls[node.id],
-            ]:
-                changes = kinds[node.id] != kinds[other.id]
-                depth = max(depth, depths[other.id] + changes)
+        for node in self._order:
+            depth, kind = 0, kinds[node.id]
+            for other in self._before(node):
+                at_least = depths[other.id] + (kinds[other.id] != kind)
+                if at_least > depth:
+                    depth = at_least
             depths[node.id] = depth
         return depths
+
+    def _before(self, node: Node) -> list[Node]:
+        """What a node reads and waits for."""
+        before = [v.node for v in self._inputs[node.id]]
+        before += self._controls[node.id]
+        return before
 
     def _sink(self, depths: list[int]) -> None:
         """Moves fusible backward ops down to the readers they could be fused with.
@@ -141,8 +140,7 @@ class _Grouping:
         on that cotangent alone is better run together with them. Forward ops stay: sinking them
         into the backward pass would keep what they read.
         """
-        for step in reversed(self._order):
-            node = step.node
+        for node in reversed(self._order):
             if not (self._fusible[node.id] and self._late[node.id]):
                 continue
             readers = self._readers.get(node.outputs[0].id, [])
@@ -153,17 +151,14 @@ class _Grouping:
 
     def _find_late(self) -> list[bool]:
         """Per node id, whether it can only run in the backward pass."""
-        late = [*self._cotangent, *[False] * (len(self._schedule.nodes) - len(self._cotangent))]
-        for step in self._order:
-            node = step.node
-            before = [v.node for v in self._inputs[node.id]]
-            before += self._schedule.controls[node.id]
-            late[node.id] = late[node.id] or any(late[other.id] for other in before)
+        late = [*self._cotangent, *[False] * (len(self._wiring.nodes) - len(self._cotangent))]
+        for node in self._order:
+            late[node.id] = late[node.id] or any(late[b.id] for b in self._before(node))
         return late
 
     def _components(self, depths: list[int]) -> list[list[Node]]:
         components = Components()
-        fusible = [n for n in self._schedule.nodes if self._fusible[n.id]]
+        fusible = [node for node in self._order if self._fusible[node.id]]
         for node in fusible:
             components.add(node.id)
         for node in fusible:
@@ -175,8 +170,8 @@ class _Grouping:
                     and other.device == node.device
                 ):
                     components.join(node.id, other.id)
-        order = [step.node.id for step in self._order if step.node.id in components]
-        nodes = self._schedule.nodes
+        nodes = self._wiring.nodes
+        order = [node.id for node in fusible]
         return [[nodes[i] for i in group] for group in components.groups(order)]
 
     def _group(self, nodes: list[Node]) -> Group:
@@ -227,6 +222,11 @@ class _Grouping:
         )
         fused = sum(v.nbytes for v in (*group.inputs, *group.outputs))
         return apart - fused
+
+
+@functools.cache
+def _is_half(dtype: tf.DType) -> bool:
+    return dtype in (tf.bfloat16, tf.half)
 
 
 def _kind(group: Group) -> object:

@@ -12,6 +12,7 @@ import dataclasses
 from nested_fad_tf.graph.view import GraphView, Value
 from nested_fad_tf.plan.rewrite import Rewrite
 from nested_fad_tf.plan.schedule import Schedule, Step
+from nested_fad_tf.plan.wiring import CycleError, Wiring
 
 _NO_ALLOCATION = frozenset(
     {"Const", "ReadVariableOp", "Placeholder", "PlaceholderWithDefault", "VarHandleOp", "NoOp"}
@@ -35,10 +36,6 @@ class Lifetimes:
     nodes: int
 
 
-class CycleError(ValueError):
-    """A rewritten graph would wait for itself."""
-
-
 def simulate(view: GraphView, rewrite: Rewrite | None = None) -> Lifetimes:
     """Runs a graph on paper.
 
@@ -52,14 +49,30 @@ def simulate(view: GraphView, rewrite: Rewrite | None = None) -> Lifetimes:
     Raises:
         CycleError: If the graph could not run to its end.
     """
-    schedule = Schedule(view, rewrite or Rewrite())
+    rewrite = rewrite or Rewrite()
+    return run(Schedule(Wiring(view, rewrite), rewrite.groups))
+
+
+def run(schedule: Schedule) -> Lifetimes:
+    """Runs a schedule on paper.
+
+    Args:
+        schedule: The steps of a graph.
+
+    Returns:
+        Its memory over time.
+
+    Raises:
+        CycleError: If it could not run to its end.
+    """
+    view = schedule.wiring.view
     order = schedule.order()
     if len(order) < len(schedule.steps):
         raise CycleError(f"{len(schedule.steps) - len(order)} steps of {view.name} never run")
-    run = _Run(order, {v.storage.id for v in view.outputs})
+    state = _Run(order, {v.storage.id for v in view.outputs})
     for index, step in enumerate(order):
-        run.execute(index, step)
-    return Lifetimes(run.peak, run.live_at_peak(), tuple(run.timeline), len(order))
+        state.execute(index, step)
+    return Lifetimes(state.peak, state.live_at_peak(), tuple(state.timeline), len(order))
 
 
 class _Run:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Sequence
 
-from nested_fad_tf.graph.view import GraphView, Node, Value
+from nested_fad_tf.graph.view import Node, Value
 from nested_fad_tf.ops import elementwise, views
-from nested_fad_tf.plan.rewrite import Group, Rewrite
+from nested_fad_tf.plan.rewrite import Group
+from nested_fad_tf.plan.wiring import Wiring
 
 # What a kernel has to move to be worth a task of its own; about the executor's 8000 cycles.
 _DEAR_BYTES = 64 * 1024
@@ -22,72 +24,74 @@ class Step:
         group: The group, if it is one.
         inputs: What it reads, redirections applied.
         outputs: What it writes that owns a buffer; of a group, only what is read outside.
-        waits: Ids of the steps it waits for by control dependency alone.
+        waits: The steps it waits for by control dependency alone.
         in_place: The output whose kernel takes over the buffer of an input that nobody else reads.
     """
 
     __slots__ = ("group", "id", "in_place", "inputs", "node", "outputs", "waits")
 
-    def __init__(self, id: int, node: Node, inputs: Sequence[Value]) -> None:
-        """A step that runs a single node."""
+    def __init__(
+        self, id: int, node: Node, inputs: Sequence[Value], group: Group | None = None
+    ) -> None:
+        """A step that runs a node or a group."""
         self.id = id
         self.node = node
-        self.group: Group | None = None
+        self.group = group
         self.inputs = inputs
-        self.outputs: list[Value] = [v for v in node.outputs if v.storage is v]
-        self.waits: list[int] = []
-        self.in_place = _in_place(node)
+        self.waits: Sequence[Step] = ()
+        self.outputs: Sequence[Value]
+        self.in_place: Value | None
+        if group is None:
+            self.outputs = [v for v in node.outputs if v.storage is v]
+            self.in_place = _in_place(node)
+        else:
+            self.outputs, self.in_place = group.outputs, None
 
 
 class Schedule:
     """Everything that runs, after dead-code elimination.
 
     Attributes:
-        nodes: The view's nodes, then the rewrite's; indexed by node id.
-        inputs: What each of them reads, redirections applied; indexed by node id.
-        controls: What each of them waits for without reading it; indexed by node id.
-        live: Whether each of them runs.
+        wiring: The edges of the graph.
         steps: What runs.
-        step_of: The step that runs a node, by node id.
     """
 
-    def __init__(self, view: GraphView, rewrite: Rewrite) -> None:
-        """Applies a rewrite on paper."""
-        self.nodes: list[Node] = [*view.nodes, *rewrite.nodes]
-        self.inputs: list[Sequence[Value]] = [node.inputs for node in self.nodes]
-        for (node_id, index), value in rewrite.redirects.items():
-            inputs = list(self.inputs[node_id])
-            inputs[index] = value
-            self.inputs[node_id] = inputs
-        self.controls: list[Sequence[Node]] = [node.controls for node in self.nodes]
-        for node_id in rewrite.released:
-            self.controls[node_id] = ()
-        self.live = view.reachable(self.nodes, self.inputs, self.controls)
+    def __init__(self, wiring: Wiring, groups: Sequence[Group] = ()) -> None:
+        """Makes a step of each group, and of each live node that is in none.
+
+        Args:
+            wiring: The graph with a rewrite applied.
+            groups: The groups of that rewrite.
+        """
+        self.wiring = wiring
         self.steps: list[Step] = []
-        self.step_of: dict[int, Step] = {}
-        self._make_steps(rewrite)
-
-    def _make_steps(self, rewrite: Rewrite) -> None:
-        for node in self.nodes:
-            if self.live[node.id] and node.id not in rewrite.group_of:
-                step = Step(len(self.steps), node, self.inputs[node.id])
-                self.steps.append(step)
-                self.step_of[node.id] = step
-        for group in rewrite.groups:
-            self._fuse(group)
+        self._step_of: list[Step | None] = [None] * len(wiring.nodes)  # by node id
+        grouped = {node.id for group in groups for node in group.nodes}
+        for node in wiring.nodes:
+            if wiring.live[node.id] and node.id not in grouped:
+                self._add((node,), Step(len(self.steps), node, wiring.inputs[node.id]))
+        for group in groups:
+            step = Step(len(self.steps), group.nodes[-1], group.inputs, group)
+            self._add(group.nodes, step)
         for step in self.steps:
-            members = step.group.nodes if step.group else (step.node,)
-            controls = {c.id for node in members for c in self.controls[node.id]}
-            waits = {self.step_of[c].id for c in controls if c in self.step_of}
-            step.waits = sorted(waits - {step.id})
+            step.waits = self._waits(step)
 
-    def _fuse(self, group: Group) -> None:
-        step = Step(len(self.steps), group.nodes[-1], group.inputs)
-        step.group, step.in_place = group, None
-        step.outputs = list(group.outputs)
+    def _add(self, nodes: Sequence[Node], step: Step) -> None:
         self.steps.append(step)
-        for node in group.nodes:
-            self.step_of[node.id] = step
+        for node in nodes:
+            self._step_of[node.id] = step
+
+    def _waits(self, step: Step) -> Sequence[Step]:
+        controls = self.wiring.controls
+        if step.group is None:
+            waited = controls[step.node.id]
+            if not waited:
+                return ()
+        else:
+            waited = [c for node in step.group.nodes for c in controls[node.id]]
+        found = {s.id: s for c in waited if (s := self._step_of[c.id]) is not None}
+        found.pop(step.id, None)
+        return [found[id] for id in sorted(found)]
 
     def order(self) -> list[Step]:
         """The steps in the order of TensorFlow's executor with one inter-op thread.
@@ -101,12 +105,7 @@ class Schedule:
             The steps. Fewer than `steps` if there is a cycle.
         """
         waiting = [len(step.inputs) + len(step.waits) for step in self.steps]
-        readers: list[list[Step]] = [[] for _ in self.steps]
-        for step in self.steps:
-            for value in step.inputs:
-                readers[self.step_of[value.node.id].id].append(step)
-            for wait in step.waits:
-                readers[wait].append(step)
+        readers = self._readers()
         tasks = deque(step for step in self.steps if not waiting[step.id])
         inline: deque[Step] = deque()
         order = []
@@ -123,20 +122,38 @@ class Schedule:
             tasks.extendleft(dear)
         return order
 
+    def _readers(self) -> list[list[Step]]:
+        """For each step the steps that read or wait for it, as often as they do."""
+        readers: list[list[Step]] = [[] for _ in self.steps]
+        step_of = self._step_of
+        for step in self.steps:
+            for value in step.inputs:
+                source = step_of[value.node.id]
+                assert source is not None, f"{value} is read but not computed"
+                readers[source.id].append(step)
+            for source in step.waits:
+                readers[source.id].append(step)
+        return readers
+
 
 def _in_place(node: Node) -> Value | None:
-    if node.op_type in views.IN_PLACE:
-        return node.outputs[views.IN_PLACE[node.op_type]]
-    entry = elementwise.TABLE.get(node.op_type)
-    if entry is None or entry.discrete or node.op_type == "Cast" or not node.outputs:
-        return None
-    return node.outputs[0]
+    index = _in_place_output(node.op_type)
+    return node.outputs[index] if index is not None and node.outputs else None
+
+
+@functools.cache
+def _in_place_output(op_type: str) -> int | None:
+    if op_type in views.IN_PLACE:
+        return views.IN_PLACE[op_type]
+    entry = elementwise.TABLE.get(op_type)
+    return None if entry is None or entry.discrete or op_type == "Cast" else 0
 
 
 def _is_dear(step: Step) -> bool:
     """Whether the executor counts a kernel as expensive: it measures; here, by what it moves."""
     if step.node.op_type in views.ALIASES:
         return False
-    sizes = [v.nbytes for v in step.outputs]
-    sizes += [v.nbytes for v in step.inputs]
-    return max(sizes, default=0) >= _DEAR_BYTES
+    for value in step.outputs:
+        if value.nbytes >= _DEAR_BYTES:
+            return True
+    return any(value.nbytes >= _DEAR_BYTES for value in step.inputs)

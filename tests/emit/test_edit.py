@@ -12,6 +12,7 @@ from nested_fad_tf.graph import tracing
 from nested_fad_tf.graph.view import GraphView
 from nested_fad_tf.plan import groups
 from nested_fad_tf.plan.rewrite import Rewrite, RewriteBuilder
+from nested_fad_tf.plan.wiring import Wiring
 
 SIDE = 32
 MATRIX = tf.TensorSpec([SIDE, SIDE])
@@ -210,7 +211,8 @@ def test_who_waits_for_a_fused_op_waits_for_its_group(small_groups):
 
     def rewrite(view):
         roles = pipeline.find_roles(view)
-        return groups.find_groups(view, roles, Rewrite(), 256, choosy=False)
+        found = groups.find_groups(Wiring(view, Rewrite()), roles, 256, choosy=False)
+        return Rewrite(groups=found)
 
     edited = Edited(step, MATRIX, MATRIX, rewrite=rewrite)
     (assign,) = [op for op in edited.graph.get_operations() if op.type == "AssignAddVariableOp"]

@@ -7,7 +7,7 @@ from nested_fad_tf.graph.roles import Role
 from nested_fad_tf.graph.view import Value
 from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.rewrite import Rewrite
-from nested_fad_tf.plan.schedule import Schedule
+from nested_fad_tf.plan.wiring import Wiring
 
 
 def needed(candidates: Candidates) -> dict[str, list[tuple[str, int]]]:
@@ -50,7 +50,7 @@ def test_a_gradient_that_nobody_takes_needs_nothing():
 
     candidates = candidates_of(step, SQUARE, SQUARE)
     # exp is read by its own gradient; the factor's gradient, which reads it too, isn't returned.
-    live = Schedule(candidates.view, Rewrite()).live
+    live = Wiring(candidates.view, Rewrite()).live
     for readers in candidates.needed.values():
         assert all(live[n.id] for n, _ in readers)
 

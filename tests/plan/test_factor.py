@@ -17,7 +17,7 @@ from nested_fad_tf.ops.expr import Leaf, leaves
 from nested_fad_tf.plan.candidates import Candidates, find_candidates
 from nested_fad_tf.plan.factor import Region, find_regions
 from nested_fad_tf.plan.rewrite import Rewrite
-from nested_fad_tf.plan.schedule import Schedule
+from nested_fad_tf.plan.wiring import Wiring
 
 MATRIX = tf.TensorSpec([16, 16])
 
@@ -221,7 +221,7 @@ def test_an_output_of_a_region_depends_on_something():
 def test_there_are_no_derivatives_for_what_nobody_reads():
     layer = Layer(exact_gelu)
     (region,) = layer.regions
-    live = Schedule(layer.view, Rewrite()).live
+    live = Wiring(layer.view, Rewrite()).live
     for out in region.derivatives:
         assert any(live[r.id] for r, _ in layer.view.consumers[out.id]), out
 

@@ -11,7 +11,7 @@ from traced import SIZE, SQUARE, candidates_of, mish, names, numbers
 import nested_fad_tf as nfad
 from nested_fad_tf.plan import forward_ad, groups
 from nested_fad_tf.plan.plan import NOTHING_GAINED, Plan
-from nested_fad_tf.plan.schedule import Schedule
+from nested_fad_tf.plan.wiring import Wiring
 
 OPTIONS = nfad.Options(strategy="forward_ad", fuse="xla", min_bytes=1024, on_error="raise")
 
@@ -116,8 +116,8 @@ def test_nothing_is_recomputed():
     """No forward op runs twice, and derivatives don't wait for cotangents."""
     candidates = candidates_of(step_of(mish), SQUARE, SQUARE, fused=True)
     plan = forward_ad.plan(candidates, OPTIONS)
-    schedule = Schedule(candidates.view, plan.rewrite)
-    added = [n for n in plan.rewrite.nodes if schedule.live[n.id]]
+    wiring = Wiring(candidates.view, plan.rewrite)
+    added = [n for n in plan.rewrite.nodes if wiring.live[n.id]]
     assert {n.op_type for n in added} <= {"Mul", "Sub", "AddV2", "Const"}
     late = list(candidates.roles.cotangent)
     for n in plan.rewrite.nodes:
@@ -126,7 +126,7 @@ def test_nothing_is_recomputed():
     assert derivatives
     for value in derivatives:
         assert not late[value.node.id]
-        assert not schedule.controls[value.node.id]
+        assert not wiring.controls[value.node.id]
 
 
 def test_factors_tied_to_the_gradient_are_released():

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import tensorflow as tf
 from traced import SIZE, SQUARE, candidates_of, mish, names, node, nodes
@@ -10,6 +12,7 @@ from nested_fad_tf.plan import groups, strategies
 from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.peak import CycleError, simulate
 from nested_fad_tf.plan.rewrite import Group, Rewrite
+from nested_fad_tf.plan.wiring import Wiring
 
 
 @pytest.fixture(autouse=True)
@@ -18,9 +21,10 @@ def small_groups(monkeypatch):
 
 
 def grouped(candidates: Candidates, rewrite: Rewrite | None = None, min_bytes=1024) -> Rewrite:
-    return groups.find_groups(
-        candidates.view, candidates.roles, rewrite or Rewrite(), min_bytes, choosy=False
-    )
+    rewrite = rewrite or Rewrite()
+    wiring = Wiring(candidates.view, rewrite)
+    found = groups.find_groups(wiring, candidates.roles, min_bytes, choosy=False)
+    return dataclasses.replace(rewrite, groups=found)
 
 
 def kinds(rewrite: Rewrite) -> list[list[str]]:
@@ -190,10 +194,10 @@ def test_a_kind_of_group_has_to_be_worth_a_compilation(monkeypatch, layers, coun
 
     candidates = candidates_of(step, SQUARE, SQUARE)
     options = nfad.Options(min_bytes=1024)
-    assert len(groups.grouped(candidates, Rewrite(), options).groups) == count
-    every = groups.grouped(candidates, Rewrite(), options.replace(fuse="xla"))
-    assert len(every.groups) == layers
-    assert groups.grouped(candidates, Rewrite(), options.replace(fuse="ops")).groups == ()
+    for fuse, expected in (("auto", count), ("xla", layers), ("ops", 0)):
+        rewrite, after = groups.grouped(candidates, Rewrite(), options.replace(fuse=fuse))
+        assert len(rewrite.groups) == expected
+        assert after == simulate(candidates.view, rewrite)
 
 
 def test_results_and_control_outputs_are_not_fused_away():

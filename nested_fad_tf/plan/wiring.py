@@ -1,0 +1,74 @@
+"""A graph with a rewrite applied on paper: what each node reads and waits for, and what runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nested_fad_tf.graph.view import GraphView, Node, Value
+from nested_fad_tf.plan.rewrite import Rewrite
+
+# States of a node in a depth-first search: on the path to the one that is looked at; dealt with.
+_OPEN, _DONE = 1, 2
+
+
+class CycleError(ValueError):
+    """A rewritten graph would wait for itself."""
+
+
+class Wiring:
+    """The edges of a rewritten graph; the groups of the rewrite don't change them.
+
+    Attributes:
+        view: The graph that is rewritten.
+        nodes: The view's nodes, then the rewrite's; indexed by node id.
+        inputs: What each of them reads, redirections applied; indexed by node id.
+        controls: What each of them waits for without reading it; indexed by node id.
+        live: Whether each of them runs.
+        order: Those that run, each after what it reads and waits for.
+    """
+
+    def __init__(self, view: GraphView, rewrite: Rewrite) -> None:
+        """Applies a rewrite.
+
+        Raises:
+            CycleError: If a node would wait for itself.
+        """
+        self.view = view
+        self.nodes: list[Node] = [*view.nodes, *rewrite.nodes]
+        self.inputs: list[Sequence[Value]] = [node.inputs for node in self.nodes]
+        for (node_id, index), value in rewrite.redirects.items():
+            inputs = list(self.inputs[node_id])
+            inputs[index] = value
+            self.inputs[node_id] = inputs
+        self.controls: list[Sequence[Node]] = [node.controls for node in self.nodes]
+        for node_id in rewrite.released:
+            self.controls[node_id] = ()
+        self.live = view.reachable(self.nodes, self.inputs, self.controls)
+        self.order = self._sorted()
+
+    def _sorted(self) -> list[Node]:
+        """As traced, with added nodes moved up to where they are read."""
+        state = bytearray(len(self.nodes))
+        order: list[Node] = []
+        for start in self.nodes:
+            stack = [start] if self.live[start.id] else []
+            while stack:
+                node = stack[-1]
+                if state[node.id]:
+                    stack.pop()
+                    if state[node.id] == _OPEN:
+                        state[node.id] = _DONE
+                        order.append(node)
+                    continue
+                state[node.id] = _OPEN
+                for value in self.inputs[node.id]:
+                    self._visit(value.node, state, stack)
+                for other in self.controls[node.id]:
+                    self._visit(other, state, stack)
+        return order
+
+    def _visit(self, node: Node, state: bytearray, stack: list[Node]) -> None:
+        if state[node.id] == _OPEN:
+            raise CycleError(f"{node} of {self.view.name} would wait for itself")
+        if not state[node.id]:
+            stack.append(node)
