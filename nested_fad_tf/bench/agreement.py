@@ -10,21 +10,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from nested_fad_tf.bench import models, variants
 
 _STEPS = 10
+# Seeds of the changes to the weights that show how well a gradient is determined.
+_NUDGES = (1, 2, 3)
 
 
 @dataclass(frozen=True)
 class GradientsRow:
     """How far the gradients of a rewritten step are from plain TensorFlow's.
 
-    Differences are max |difference| / max |entry| of a tensor. Gradients that are zero but for
-    rounding (of a bias before a normalization, say) are compared on the scale of sqrt(epsilon)
-    times the largest gradient entry of the model.
+    Differences are max |difference| / max |entry| of a tensor. Some gradients are zero but for
+    rounding (of a bias before a normalization, say) and no two ways to compute them agree. Which
+    those are, plain TensorFlow tells itself: by how far its gradients move when every weight is
+    changed by one unit in the last place.
 
     Attributes:
         model: The model's name.
@@ -34,8 +38,11 @@ class GradientsRow:
         loss_difference: Relative difference of the losses.
         worst_difference: The largest difference of any gradient.
         worst_tensor: The variable whose gradient that is.
+        worst_determined: The largest difference of any gradient that one unit in the last place
+            of the weights doesn't move as far.
         control_difference: The largest difference between two plain calls: the noise.
         differences: Every gradient's difference by the variable's path.
+        sensitivities: How far each moves by one unit in the last place of the weights.
     """
 
     model: str
@@ -45,8 +52,10 @@ class GradientsRow:
     loss_difference: float
     worst_difference: float
     worst_tensor: str
+    worst_determined: float
     control_difference: float
     differences: dict[str, float]
+    sensitivities: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,8 @@ class LossesRow:
         fuse: How its groups run.
         worst_difference: The largest relative difference at any step.
         control_difference: The same between two plain runs.
+        sensitivity: The same between plain runs whose first weights differ by one unit in the last
+            place.
         plain: Losses of plain TensorFlow.
         rewritten: Losses of the rewritten step.
     """
@@ -68,6 +79,7 @@ class LossesRow:
     fuse: str
     worst_difference: float
     control_difference: float
+    sensitivity: float
     plain: tuple[float, ...]
     rewritten: tuple[float, ...]
 
@@ -89,8 +101,10 @@ def gradients_row(
     problem = models.build(model, dtype=dtype)
     reset = _resetter(problem)
 
-    def run(function: Any) -> tuple[float, dict[str, np.ndarray]]:
+    def run(function: Any, nudge: int = 0) -> tuple[float, dict[str, np.ndarray]]:
         reset()
+        if nudge:
+            _nudge(problem.model.trainable_variables, nudge)
         loss, gradients = function(*problem.inputs)
         paths = [variable.path for variable in problem.model.trainable_variables]
         found = zip(paths, gradients, strict=True)
@@ -104,8 +118,10 @@ def gradients_row(
     plain_loss, plain = run(plain_function)
     _, again = run(plain_function)
     loss, rewritten = run(variants.wrap(problem.gradients, strategy, fuse))
-    differences = _differences(plain, rewritten, dtype)
+    differences = _differences(plain, rewritten)
     worst = max(differences, key=differences.__getitem__)
+    nudged = [_differences(plain, run(plain_function, seed)[1]) for seed in _NUDGES]
+    sensitivities = {path: max(found[path] for found in nudged) for path in plain}
     return GradientsRow(
         model=model,
         strategy=strategy,
@@ -114,8 +130,12 @@ def gradients_row(
         loss_difference=_relative(plain_loss, loss),
         worst_difference=differences[worst],
         worst_tensor=worst,
-        control_difference=max(_differences(plain, again, dtype).values()),
+        worst_determined=max(
+            (d for path, d in differences.items() if d > sensitivities[path]), default=0.0
+        ),
+        control_difference=max(_differences(plain, again).values()),
         differences=differences,
+        sensitivities=sensitivities,
     )
 
 
@@ -133,19 +153,23 @@ def losses_row(model: str, strategy: str = "auto", fuse: str = "auto") -> Losses
     problem = models.build(model)
     reset = _resetter(problem)
 
-    def run(function: Any) -> tuple[float, ...]:
+    def run(function: Any, nudge: int = 0) -> tuple[float, ...]:
         reset()
+        if nudge:
+            _nudge(problem.model.trainable_variables, nudge)
         return tuple(float(function(*problem.inputs)) for _ in range(_STEPS))
 
     plain_function = variants.wrap(problem.step, variants.PLAIN)
     plain, again = run(plain_function), run(plain_function)
     rewritten = run(variants.wrap(problem.step, strategy, fuse))
+    nudged = (run(plain_function, seed) for seed in _NUDGES)
     return LossesRow(
         model=model,
         strategy=strategy,
         fuse=fuse,
         worst_difference=_worst_relative(plain, rewritten),
         control_difference=_worst_relative(plain, again),
+        sensitivity=max(_worst_relative(plain, losses) for losses in nudged),
         plain=plain,
         rewritten=rewritten,
     )
@@ -163,18 +187,26 @@ def _resetter(problem: models.Problem) -> Callable[[], None]:
     return reset
 
 
-def _differences(
-    plain: dict[str, np.ndarray], other: dict[str, np.ndarray], dtype: str
-) -> dict[str, float]:
+def _nudge(variables: Sequence[keras.Variable], seed: int) -> None:
+    """Moves every entry up or down by one unit in the last place."""
+    rng = np.random.default_rng(seed)
+    for variable in variables:
+        value = variable.numpy()
+        towards = np.where(rng.random(value.shape) < 0.5, -np.inf, np.inf).astype(value.dtype)
+        variable.assign(np.nextafter(value, towards))
+
+
+def _differences(plain: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> dict[str, float]:
     if plain.keys() != other.keys():
         raise RuntimeError(f"gradients exist in one version only: {plain.keys() ^ other.keys()}")
-    largest = max(float(np.max(np.abs(gradient))) for gradient in plain.values())
-    floor = float(np.sqrt(np.finfo(dtype).eps)) * largest
     return {
-        path: float(np.max(np.abs(gradient - other[path])))
-        / max(float(np.max(np.abs(gradient))), floor)
+        path: _ratio(float(np.max(np.abs(gradient - other[path]))), np.max(np.abs(gradient)))
         for path, gradient in plain.items()
     }
+
+
+def _ratio(difference: float, largest: float) -> float:
+    return difference / float(largest) if difference else 0.0
 
 
 def _relative(reference: float, value: float) -> float:

@@ -92,7 +92,7 @@ class FusedOps:
     def _build(self, group: Group) -> Any:
         graph = func_graph.FuncGraph(_function_name(group))
         with graph.as_default():
-            graph.inputs = [tf.compat.v1.placeholder(v.dtype, v.shape) for v in group.inputs]
+            graph.inputs = [_placeholder(graph, value) for value in group.inputs]
             made = {v.id: t for v, t in zip(group.inputs, graph.inputs, strict=True)}
             for node in (*group.embedded, *group.nodes):
                 op = graph._create_op_internal(
@@ -108,6 +108,13 @@ class FusedOps:
         attrs = {"_XlaMustCompile": True} if self._compiled else {}
         function_type = function_type_utils.derive_from_graph(graph)
         return concrete_function.ConcreteFunction.from_func_graph(graph, function_type, attrs)
+
+
+def _placeholder(graph: Any, value: Value) -> tf.Tensor:
+    shape = attr_value_pb2.AttrValue(shape=tf.TensorShape(value.shape).as_proto())
+    attrs = {"dtype": attributes.attribute(value.dtype), "shape": shape}
+    (tensor,) = graph._create_op_internal("Placeholder", [], [value.dtype], attrs=attrs).outputs
+    return tensor
 
 
 def _attrs(node: Node) -> Mapping[str, attr_value_pb2.AttrValue]:

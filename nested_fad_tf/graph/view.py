@@ -243,6 +243,7 @@ class GraphView:
         self.outputs: list[Value] = []
         self.arguments: set[int] = set()
         self.control_outputs: list[Node] = []
+        self._stateful: dict[str, bool] = {}  # by op type
         self._constants: dict[int, np.ndarray | None] = {}
         self._consumers: list[list[tuple[Node, int]]] | None = None
         self._live: list[bool] | None = None
@@ -259,37 +260,37 @@ class GraphView:
             The view.
         """
         view = cls(graph.name, nominal)
-        by_tensor: dict[Any, Value] = {}
+        by_tensor: dict[int, Value] = {}
         by_name: dict[str, Node] = {}
+
+        def value_of(tensor: tf.Tensor) -> Value:
+            """Tensors are nearly always the objects that their op lists as its outputs."""
+            value = by_tensor.get(id(tensor))
+            return value or by_name[tensor.op.name].outputs[tensor.value_index]
+
         operations = in_order(graph.get_operations())
         for op in operations:
-            inputs = [
-                by_tensor[id(t)] if id(t) in by_tensor else by_tensor[t.name] for t in op.inputs
-            ]
-            node = view._new_node(op, inputs)
+            node = view._new_node(op, [value_of(t) for t in op.inputs])
             by_name[node.name] = node
             for index, tensor in enumerate(op.outputs):
                 value = view.add_value(node, index, tensor.dtype, static_shape(tensor))
-                by_tensor[tensor.name] = value
                 by_tensor[id(tensor)] = value
         for node, op in zip(view.nodes, operations, strict=True):
             node.controls = [by_name[c.name] for c in op.control_inputs]
-        view.outputs = [by_tensor[t.name] for t in graph.outputs if t is not None]
+        view.outputs = [value_of(t) for t in graph.outputs if t is not None]
         view.control_outputs = [by_name[op.name] for op in graph.control_outputs]
         return view
 
     def _new_node(self, op: tf.Operation, inputs: list[Value]) -> Node:
+        op_type = op.type
+        stateful = self._stateful.get(op_type)
+        if stateful is None:
+            stateful = self._stateful[op_type] = is_stateful(op)
         node = Node(
-            len(self.nodes),
-            op.name,
-            op.type,
-            inputs,
-            device=op.device or "",
-            op=op,
-            stateful=is_stateful(op),
+            len(self.nodes), op.name, op_type, inputs, device=op.device, op=op, stateful=stateful
         )
         self.nodes.append(node)
-        if op.type in ("Placeholder", "PlaceholderWithDefault"):
+        if op_type in ("Placeholder", "PlaceholderWithDefault"):
             self.arguments.add(len(self.values))
         return node
 
@@ -317,7 +318,9 @@ class GraphView:
 
     def _unchanged_input(self, node: Node, shape: Shape | None) -> Value | None:
         """The operand of a node that multiplies by one or the like."""
-        number, operands = views.NEUTRAL.get(node.op_type, (0.0, ()))
+        if node.op_type not in views.NEUTRAL:
+            return None
+        number, operands = views.NEUTRAL[node.op_type]
         for position in operands:
             operand, other = node.inputs[position], node.inputs[1 - position]
             if operand.shape != () or operand.node.op_type != "Const":
