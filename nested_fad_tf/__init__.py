@@ -19,6 +19,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nested_fad_tf import testing
     from nested_fad_tf.errors import (
         OptionsError,
         RewriteError,
@@ -45,6 +46,7 @@ __all__ = [
     "function",
     "measure",
     "rewriting",
+    "testing",
 ]
 
 # Where each name comes from. No submodule of this package may have the name of a public function:
@@ -66,12 +68,16 @@ _HOMES = {
     "measure": "report.memory",
     "rewriting": "functions",
 }
+# Public modules.
+_MODULES = frozenset({"testing"})
 
 
 if not TYPE_CHECKING:  # To type checkers, a module with __getattr__ has every name.
 
     def __getattr__(name: str) -> Any:
         """Imports a public name on first use."""
+        if name in _MODULES:
+            return importlib.import_module(f"{__name__}.{name}")
         home = _HOMES.get(name)
         if home is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

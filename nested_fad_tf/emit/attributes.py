@@ -21,7 +21,7 @@ def of(node: Node) -> Mapping[str, attr_value_pb2.AttrValue]:
     Returns:
         The attributes by name.
     """
-    if node.attrs:
+    if node.attrs is not None:
         return {name: attribute(value) for name, value in node.attrs.items()}
     source = node.op if node.op is not None else node.origin.op if node.origin else None
     assert source is not None, f"{node} has neither attributes nor an original"

@@ -137,9 +137,9 @@ class Node:
             return None
 
     @property
-    def attrs(self) -> Mapping[str, Any]:
-        """The attributes an added node was made with; empty for a traced one."""
-        return self._attrs or {}
+    def attrs(self) -> Mapping[str, Any] | None:
+        """The attributes an added node was made with; `None` if it has those of an op."""
+        return self._attrs
 
     def __repr__(self) -> str:
         """Shows the name and the op type."""

@@ -2,7 +2,8 @@
 
 Every region of element-wise backward ops is replaced by multiplications with its derivatives, which
 the forward pass computes and keeps in place of the values they are computed from, wherever that
-keeps no more than TensorFlow does. Nothing is recomputed.
+keeps no more than TensorFlow does. Nothing is recomputed, but what is spread from smaller values
+(plan/spread.py) is spread again.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from nested_fad_tf.plan.lower import Lowering, NotLowerableError, broadcast_shap
 from nested_fad_tf.plan.plan import NOTHING_GAINED, Decision, Keep, Plan, nothing, worthwhile
 from nested_fad_tf.plan.rewrite import Rewrite, RewriteBuilder
 from nested_fad_tf.plan.shapes import fold_shapes
+from nested_fad_tf.plan.spread import find_spread, redirect_readers, spread_again
 
 _DERIVATIVE = "a chain's derivative: the backward pass is one multiplication with it"
 _AS_TODAY = "read by the backward pass"
@@ -32,6 +34,7 @@ class _Attempt:
     rewrite: Rewrite
     derivatives: tuple[Value, ...]
     replaced: frozenset[int]  # ids of backward nodes
+    spread: frozenset[int]  # ids of values that are kept as what they are spread from
 
 
 def plan(candidates: Candidates, options: Options) -> Plan:
@@ -45,8 +48,9 @@ def plan(candidates: Candidates, options: Options) -> Plan:
         The plan; empty where the simulated peak would not fall.
     """
     before = peak.simulate(candidates.view)
-    chosen = _choose(candidates, find_regions(candidates))
-    attempt = _rewrite(candidates, chosen)
+    spread = find_spread(candidates)
+    chosen = _choose(candidates, find_regions(candidates), spread)
+    attempt = _rewrite(candidates, chosen, spread)
     if not attempt.rewrite:
         return nothing(candidates, options.strategy, before)
     rewrite, after = grouped(candidates, attempt.rewrite, options)
@@ -55,7 +59,8 @@ def plan(candidates: Candidates, options: Options) -> Plan:
     still = [
         candidates.view.values[root]
         for root, readers in candidates.needed.items()
-        if any(node.id not in attempt.replaced for node, _ in readers)
+        if root not in attempt.spread
+        and any(node.id not in attempt.replaced for node, _ in readers)
     ]
     kept = tuple(Keep(v, _DERIVATIVE) for v in attempt.derivatives)
     kept += tuple(Keep(v, _AS_TODAY) for v in still)
@@ -70,7 +75,7 @@ def plan(candidates: Candidates, options: Options) -> Plan:
     )
 
 
-def _choose(candidates: Candidates, regions: list[Region]) -> list[Region]:
+def _choose(candidates: Candidates, regions: list[Region], spread: frozenset[int]) -> list[Region]:
     """The regions whose derivatives take no more than what they replace.
 
     A value that somebody else reads in the backward pass is kept anyway, so a region frees only
@@ -83,7 +88,7 @@ def _choose(candidates: Candidates, regions: list[Region]) -> list[Region]:
         reads = Counter(
             root for root, rs in candidates.needed.items() for node, _ in rs if node.id in members
         )
-        own = {root for root, count in reads.items() if readers[root] == count}
+        own = {root for root, count in reads.items() if readers[root] == count} - spread
         spared = sum(candidates.view.values[root].nbytes for root in own)
         if spared and _bytes_of(candidates, region, own) <= spared:
             chosen.append(region)
@@ -115,24 +120,28 @@ def _size(derivative: Expr) -> int:
     return elements * wide
 
 
-def _rewrite(candidates: Candidates, regions: list[Region]) -> _Attempt:
+def _rewrite(candidates: Candidates, regions: list[Region], spread: frozenset[int]) -> _Attempt:
     builder = RewriteBuilder(candidates.view)
     derivatives: dict[int, Value] = {}
     replaced: set[int] = set()
     for region in regions:
         try:
-            made = _replace(candidates, region, builder)
+            made = _replace(candidates, region, spread, builder)
             _release(candidates, region, builder)
         except NotLowerableError:
             continue
         derivatives.update({v.id: v for v in made})
         replaced.update(node.id for node in region.nodes)
-    if replaced:
+    spread = redirect_readers(candidates, spread, frozenset(replaced), builder)
+    if replaced or spread:
         fold_shapes(candidates, builder)
-    return _Attempt(builder.build(), tuple(derivatives.values()), frozenset(replaced))
+    kept = tuple(derivatives.values())
+    return _Attempt(builder.build(), kept, frozenset(replaced), spread)
 
 
-def _replace(candidates: Candidates, region: Region, builder: RewriteBuilder) -> list[Value]:
+def _replace(
+    candidates: Candidates, region: Region, spread: frozenset[int], builder: RewriteBuilder
+) -> list[Value]:
     """Replaces a region by products; gives the derivatives that are kept."""
     made: dict[int, Value] = {}
     results: dict[Value, Value] = {}
@@ -145,7 +154,9 @@ def _replace(candidates: Candidates, region: Region, builder: RewriteBuilder) ->
                 terms.append(cotangent)
                 continue
             factor = forward.lower(derivative)
-            if not isinstance(derivative, Const | Leaf):
+            if factor.id in spread:
+                factor = spread_again(builder, factor, cotangent)
+            elif not isinstance(derivative, Const | Leaf):
                 made[factor.id] = factor
             terms.append(_binary(builder, "Mul", cotangent, factor, out.node))
         if not terms:
