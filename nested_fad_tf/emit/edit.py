@@ -69,12 +69,12 @@ class _Edit:
         return op
 
     def _call(self, step: Step, group: Group) -> None:
-        waits = [self._op(c) for node in group.nodes for c in self._wiring.controls[node.id]]
+        waits = [self._op(wait.node) for wait in step.waits]
         arguments = [self._tensor(v) for v in group.inputs]
         last = group.nodes[-1]
         name = last.name if last.id >= self._traced else f"nested_fad/{last.name}"
         with (
-            tf.control_dependencies(list(dict.fromkeys(waits)) or None),
+            tf.control_dependencies(waits or None),
             tf.device(last.device or None),
             tf.name_scope(f"{name}/fused"),
         ):

@@ -263,7 +263,7 @@ def scale(factor: Expr, by: Expr) -> Expr:
     if isinstance(factor, Apply) and factor.op_type == "Select" and not isinstance(by, Const):
         condition, *sides = factor.args
         # Unlike SelectV2's, its sides have to be of full shape.
-        scaled = (s if _is_zeros(s) else mul(s, by) for s in sides)
+        scaled = (s if is_zeros(s) else mul(s, by) for s in sides)
         return Apply("Select", (condition, *scaled))
     if isinstance(factor, Apply) and factor.op_type == "RealDiv":
         numerator, denominator = factor.args
@@ -278,7 +278,8 @@ def scale(factor: Expr, by: Expr) -> Expr:
     return mul(factor, by)
 
 
-def _is_zeros(expr: Expr) -> bool:
+def is_zeros(expr: Expr) -> bool:
+    """Whether an expression is a tensor of zeros."""
     return isinstance(expr, Apply) and expr.op_type == "ZerosLike"
 
 

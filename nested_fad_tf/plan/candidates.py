@@ -11,7 +11,10 @@ import dataclasses
 from nested_fad_tf.graph.roles import Roles
 from nested_fad_tf.graph.view import GraphView, Node, Value
 from nested_fad_tf.ops import views
+from nested_fad_tf.ops.compiled import exact_readers
 from nested_fad_tf.plan import cost
+
+_SAME_BITS = "compared bit by bit with what is computed from it"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +93,8 @@ def find_candidates(view: GraphView, roles: Roles, min_bytes: int, *, fused: boo
         and any(not free[v.storage.id] for v in node.outputs)
         and (reason := cost.recompute_ban(view, node)) is not None
     }
+    if fused:
+        bans |= _exactly_read(view, roles, free)
     needed: dict[int, list[tuple[Node, int]]] = {}
     for node in view.nodes:
         if not (roles.cotangent[node.id] and view.live[node.id]):
@@ -103,6 +108,31 @@ def find_candidates(view: GraphView, roles: Roles, min_bytes: int, *, fused: boo
     late = _late(view, roles)
     kept_today = _kept_today(view, late, free)
     return Candidates(view, roles, free, bans, needed, late, kept_today, fused)
+
+
+def _exactly_read(view: GraphView, roles: Roles, free: list[bool]) -> dict[int, str]:
+    """What compiled groups may not recompute, by node id: see `exact_readers`."""
+    bans = {}
+    for node in view.nodes:
+        if view.live[node.id] and compares_bits(node):
+            for root in (v.storage for v in node.inputs):
+                if not free[root.id] and not roles.cotangent[root.node.id]:
+                    bans[root.node.id] = _SAME_BITS
+    return bans
+
+
+def compares_bits(node: Node) -> bool:
+    """Whether a node asks if two tensors have the same bits; comparing with a constant is harmless.
+
+    Args:
+        node: A node of the graph.
+
+    Returns:
+        Whether it does.
+    """
+    return node.op_type in exact_readers() and all(
+        v.dtype.is_floating and v.node.op_type != "Const" for v in node.inputs[:2]
+    )
 
 
 def _late(view: GraphView, roles: Roles) -> list[bool]:

@@ -2,8 +2,9 @@
 
 Fusing is contraction, and a contraction must not make a cycle: no path may leave a group and come
 back. Depths guarantee it. A node's depth counts how often a path to it, over data and control
-edges, changes between fusible and other nodes or between the passes; groups are connected fusible
-nodes of equal depth. A path that leaves a group gets deeper and can't return.
+edges, changes between fusible and other nodes, between the passes or between devices; groups are
+fusible nodes of equal depth that such edges connect. A path that leaves a group gets deeper and
+can't return.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from nested_fad_tf.graph.view import Node, Value
 from nested_fad_tf.ops.compiled import COMPILED
 from nested_fad_tf.options import Options
 from nested_fad_tf.plan import peak
-from nested_fad_tf.plan.candidates import Candidates
+from nested_fad_tf.plan.candidates import Candidates, compares_bits
 from nested_fad_tf.plan.components import Components
 from nested_fad_tf.plan.peak import Lifetimes
 from nested_fad_tf.plan.rewrite import Group, Rewrite
@@ -86,14 +87,24 @@ class _Grouping:
         self._fusible = [wiring.live[node.id] and self._is_fusible(node) for node in wiring.nodes]
         self._late = self._find_late()
         self._constant: dict[int, bool] = {}
+        self._kinds = [
+            (fusible, late, node.device)
+            for fusible, late, node in zip(self._fusible, self._late, wiring.nodes, strict=True)
+        ]
         self._readers: dict[int, list[Node]] = {}  # of what fusible nodes compute
+        self._waiters: dict[int, list[Node]] = {}  # for fusible nodes, by node id
         for node in self._order:
             for value in self._inputs[node.id]:
                 if self._fusible[value.node.id]:
                     self._readers.setdefault(value.id, []).append(node)
+            for other in self._controls[node.id]:
+                if self._fusible[other.id]:
+                    self._waiters.setdefault(other.id, []).append(node)
 
     def _is_fusible(self, node: Node) -> bool:
         if node.op_type not in COMPILED or node.stateful or len(node.outputs) != 1:
+            return False
+        if compares_bits(node):
             return False
         out = node.outputs[0]
         if out.nbytes < self._min_bytes or out.shape is None or out.id in self._returned:
@@ -116,8 +127,7 @@ class _Grouping:
         return tuple(g for g in groups if by_kind[_kind(g)] >= _LEAST_SAVED_BY_KIND)
 
     def _depths(self) -> list[int]:
-        depths = [0] * len(self._wiring.nodes)
-        kinds = list(zip(self._fusible, self._late, strict=True))
+        depths, kinds = [0] * len(self._wiring.nodes), self._kinds
         for node in self._order:
             depth, kind = 0, kinds[node.id]
             for other in self._before(node):
@@ -143,10 +153,12 @@ class _Grouping:
         for node in reversed(self._order):
             if not (self._fusible[node.id] and self._late[node.id]):
                 continue
+            kind = self._kinds[node.id]
             readers = self._readers.get(node.outputs[0].id, [])
-            bounds = [depths[r.id] - (not self._fusible[r.id]) for r in readers]
+            after = [*readers, *self._waiters.get(node.id, ())]
+            bounds = [depths[r.id] - (self._kinds[r.id] != kind) for r in after]
             lowest = min(bounds, default=depths[node.id])
-            if any(self._fusible[r.id] and depths[r.id] == lowest for r in readers):
+            if any(self._kinds[r.id] == kind and depths[r.id] == lowest for r in readers):
                 depths[node.id] = max(depths[node.id], lowest)
 
     def _find_late(self) -> list[bool]:
@@ -162,13 +174,8 @@ class _Grouping:
         for node in fusible:
             components.add(node.id)
         for node in fusible:
-            for value in self._inputs[node.id]:
-                other = value.node
-                if (
-                    self._fusible[other.id]
-                    and depths[other.id] == depths[node.id]
-                    and other.device == node.device
-                ):
+            for other in self._before(node):
+                if self._fusible[other.id] and depths[other.id] == depths[node.id]:
                     components.join(node.id, other.id)
         nodes = self._wiring.nodes
         order = [node.id for node in fusible]
