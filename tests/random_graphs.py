@@ -726,9 +726,10 @@ def compare(program: Program, options: nfad.Options, forced: bool = False) -> Ou
             return Outcome(changed, False, "the predicted peak rises")
     if difference(plain, rewritten, 0.0) is None:
         return Outcome(changed, True)
-    # XLA's selects turn some products of zero and infinity into zero, and where TensorFlow's graph
-    # optimizer reorders factors, half precision overflows in other places.
-    special = options.fuse == "ops" and not _reorders_halves(program)
+    # XLA's selects turn some products of zero and infinity into zero, as do derivatives that mask;
+    # and where TensorFlow's graph optimizer reorders factors, half precision overflows elsewhere.
+    recomputes = options.strategy != "forward_ad"
+    special = options.fuse == "ops" and recomputes and not _reorders_halves(program)
     tolerance = _tolerance(program, options)
     found = difference(plain, rewritten, tolerance, special=special)
     if found:

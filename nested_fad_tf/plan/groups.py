@@ -1,10 +1,10 @@
 """Which element-wise ops run as one fused op.
 
 Fusing is contraction, and a contraction must not make a cycle: no path may leave a group and come
-back. Depths guarantee it. A node's depth counts how often a path to it, over data and control
-edges, changes between fusible and other nodes, between the passes or between devices; groups are
-fusible nodes of equal depth that such edges connect. A path that leaves a group gets deeper and
-can't return.
+back. Depths guarantee it. A node's depth counts how often a path to it changes between fusible and
+other nodes, between the passes or between devices, or waits for a control input; groups are fusible
+nodes of equal depth that data edges connect. A path that leaves a group gets deeper and can't
+return.
 """
 
 from __future__ import annotations
@@ -130,10 +130,13 @@ class _Grouping:
         depths, kinds = [0] * len(self._wiring.nodes), self._kinds
         for node in self._order:
             depth, kind = 0, kinds[node.id]
-            for other in self._before(node):
+            for value in self._inputs[node.id]:
+                other = value.node
                 at_least = depths[other.id] + (kinds[other.id] != kind)
                 if at_least > depth:
                     depth = at_least
+            for other in self._controls[node.id]:
+                depth = max(depth, depths[other.id] + 1)
             depths[node.id] = depth
         return depths
 
@@ -155,8 +158,8 @@ class _Grouping:
                 continue
             kind = self._kinds[node.id]
             readers = self._readers.get(node.outputs[0].id, [])
-            after = [*readers, *self._waiters.get(node.id, ())]
-            bounds = [depths[r.id] - (self._kinds[r.id] != kind) for r in after]
+            bounds = [depths[r.id] - (self._kinds[r.id] != kind) for r in readers]
+            bounds += [depths[w.id] - 1 for w in self._waiters.get(node.id, ())]
             lowest = min(bounds, default=depths[node.id])
             if any(self._kinds[r.id] == kind and depths[r.id] == lowest for r in readers):
                 depths[node.id] = max(depths[node.id], lowest)
@@ -174,7 +177,8 @@ class _Grouping:
         for node in fusible:
             components.add(node.id)
         for node in fusible:
-            for other in self._before(node):
+            for value in self._inputs[node.id]:
+                other = value.node
                 if self._fusible[other.id] and depths[other.id] == depths[node.id]:
                     components.join(node.id, other.id)
         nodes = self._wiring.nodes
