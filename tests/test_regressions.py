@@ -49,6 +49,20 @@ def test_a_maximum_finds_what_it_was_taken_of(strategy):
         assert_same(step, numbers(256, 13), options=options)
 
 
+def test_a_minimum_finds_what_it_was_taken_of():
+    """TensorFlow's graph optimizer makes (0.3 * bias) * x of a product that nobody else reads."""
+
+    def step(x, bias):
+        with tf.GradientTape() as tape:
+            tape.watch([x, bias])
+            h = tf.exp(0.3 * (bias * x))
+            loss = 0.1 * tf.reduce_sum(tf.sin(tf.reduce_min(h, 0)))
+        return loss, tape.gradient(loss, [x, bias])
+
+    options = nfad.Options(strategy="recompute", fuse="ops", min_bytes=256, on_error="raise")
+    assert_same(step, numbers(ROWS, COLUMNS), numbers(COLUMNS, seed=1), options=options)
+
+
 @pytest.mark.parametrize("fuse", ["xla", "ops"])
 def test_a_masked_out_cotangent_may_be_a_nan(fuse):
     def step(x, t):

@@ -7,10 +7,7 @@ group of them becomes one loop. Reductions are left out: inside a group they are
 
 from __future__ import annotations
 
-import functools
 from typing import Final
-
-import tensorflow as tf
 
 COMPILED: Final[frozenset[str]] = frozenset(
     {
@@ -81,22 +78,3 @@ COMPILED: Final[frozenset[str]] = frozenset(
         "Xdivy",
     }
 )
-
-_EXACT = frozenset({"Equal", "NotEqual"})
-# cuDNN finds the maximum by comparing the pooling's input with its output; the CPU kernel looks for
-# it anew in the input.
-_EXACT_ON_GPU = frozenset({"MaxPoolGrad", "MaxPoolGradV2", "MaxPool3DGrad"})
-
-
-@functools.cache
-def exact_readers() -> frozenset[str]:
-    """Ops that ask whether two tensors have the same bits, as the gradient of a maximum does.
-
-    XLA contracts `a * b + c` to one instruction with one rounding. What it recomputes can differ in
-    the last bit from what was computed before, and the two would no longer be equal: the gradient
-    of a maximum would be lost.
-
-    Returns:
-        The op types.
-    """
-    return _EXACT | _EXACT_ON_GPU if tf.config.list_physical_devices("GPU") else _EXACT

@@ -11,7 +11,7 @@ import dataclasses
 from nested_fad_tf.graph.roles import Roles
 from nested_fad_tf.graph.view import GraphView, Node, Value
 from nested_fad_tf.ops import views
-from nested_fad_tf.ops.compiled import exact_readers
+from nested_fad_tf.ops.exact import exact_readers
 from nested_fad_tf.plan import cost
 
 _SAME_BITS = "compared bit by bit with what is computed from it"
@@ -93,8 +93,7 @@ def find_candidates(view: GraphView, roles: Roles, min_bytes: int, *, fused: boo
         and any(not free[v.storage.id] for v in node.outputs)
         and (reason := cost.recompute_ban(view, node)) is not None
     }
-    if fused:
-        bans |= _exactly_read(view, roles, free)
+    bans = _exactly_read(view, roles, free) | bans
     needed: dict[int, list[tuple[Node, int]]] = {}
     for node in view.nodes:
         if not (roles.cotangent[node.id] and view.live[node.id]):
@@ -111,7 +110,7 @@ def find_candidates(view: GraphView, roles: Roles, min_bytes: int, *, fused: boo
 
 
 def _exactly_read(view: GraphView, roles: Roles, free: list[bool]) -> dict[int, str]:
-    """What compiled groups may not recompute, by node id: see `exact_readers`."""
+    """What has to be the same bits when it is read again, by node id: see `exact_readers`."""
     bans = {}
     for node in view.nodes:
         if view.live[node.id] and compares_bits(node):
