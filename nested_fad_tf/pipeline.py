@@ -11,18 +11,21 @@ from typing import Any
 
 from absl import logging
 
-from nested_fad_tf.emit import edit
+from nested_fad_tf.emit import edit, residuals
 from nested_fad_tf.errors import RewriteError
 from nested_fad_tf.graph.roles import Roles, find_roles
 from nested_fad_tf.graph.view import GraphView
 from nested_fad_tf.options import Options
 from nested_fad_tf.plan.candidates import find_candidates
+from nested_fad_tf.plan.outside import plan_outside
 from nested_fad_tf.plan.plan import Plan
 from nested_fad_tf.plan.strategies import STRATEGIES
 from nested_fad_tf.report import summary
 from nested_fad_tf.report.summary import Report
 
-_NO_GRADIENT = "no gradient is computed in this function, so it keeps nothing for a backward pass"
+_NO_GRADIENT = (
+    "no gradient is computed in this function; one computed outside keeps no more than it has to"
+)
 _warned: set[str] = set()
 
 
@@ -52,9 +55,12 @@ def _rewrite(graph: Any, options: Options, apply: bool, start: float) -> Report:
     view = GraphView.from_func_graph(graph, options.nominal_size)
     roles = find_roles(view)
     if not roles.seeds:
+        outside = plan_outside(view, options)
+        if apply:
+            residuals.apply(graph, view, outside.residuals)
+        reason = "" if outside.residuals else _NO_GRADIENT
         seconds = time.perf_counter() - start
-        nodes = len(view.nodes)
-        return summary.unchanged(view.name, _NO_GRADIENT, options.strategy, nodes, seconds)
+        return summary.from_outside_plan(view, outside, options.strategy, reason, seconds)
     plan = make_plan(view, roles, options)
     if apply and plan.rewrite:
         edit.apply(graph, view, plan.rewrite, compiled=options.fuse != "ops")

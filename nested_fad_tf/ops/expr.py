@@ -364,3 +364,16 @@ _FOLDS: Final[Mapping[str, Callable[..., Expr]]] = {
 def rebuild(op_type: str, args: tuple[Expr, ...], attrs: tuple[tuple[str, Any], ...]) -> Expr:
     """Makes an `Apply`, folding what the operators fold."""
     return _FOLDS[op_type](*args) if op_type in _FOLDS else Apply(op_type, args, attrs)
+
+
+def masks(derivative: Expr) -> bool:
+    """Whether a derivative selects zero somewhere.
+
+    There, the cotangent counts for nothing, even if it is a nan: the product is a `MulNoNan`.
+    """
+    return any(
+        isinstance(part, Apply)
+        and part.op_type in ("Select", "SelectV2")
+        and any(is_const(side, 0) or is_zeros(side) for side in part.args[1:])
+        for part in subexpressions(derivative)
+    )

@@ -24,7 +24,7 @@ from nested_fad_tf.ops import views
 from nested_fad_tf.plan import cost
 from nested_fad_tf.plan.candidates import Candidates
 
-_SOURCE, _SINK = 0, 1
+SOURCE, SINK = 0, 1
 # scipy's flows are 32-bit integers: capacities are scaled so that all of them together stay below
 # this, and one that exceeds it is infinite.
 _TOTAL = 2**29
@@ -44,7 +44,7 @@ class Cut:
     recomputed: frozenset[int]
 
 
-class _Network:
+class Network:
     """Edges of the flow network, in plain lists until they become a sparse matrix."""
 
     def __init__(self) -> None:
@@ -54,10 +54,22 @@ class _Network:
         self.capacities: list[float] = []
 
     def node(self) -> int:
+        """Adds a node.
+
+        Returns:
+            Its number.
+        """
         self.size += 1
         return self.size - 1
 
     def edge(self, tail: int, head: int, capacity: float) -> None:
+        """Adds an edge.
+
+        Args:
+            tail: Where it starts.
+            head: Where it ends.
+            capacity: What cutting it costs, in bytes; may be infinite.
+        """
         self.tails.append(tail)
         self.heads.append(head)
         self.capacities.append(capacity)
@@ -66,19 +78,24 @@ class _Network:
         """Solves, and tells for each network node whether it lies on the sink's side.
 
         Of all minimum cuts the one nearest to the sink is taken: it recomputes least.
+
+        Returns:
+            For each node number, whether it does.
         """
         capacity = np.array(self.capacities)
         finite = np.isfinite(capacity)
         scale = min(1.0, _TOTAL / max(1.0, capacity[finite].sum()))
-        whole = np.full(len(capacity), _INFINITE, dtype=np.int32)
-        whole[finite] = np.ceil(capacity[finite] * scale).astype(np.int32)
+        whole = np.full(len(capacity), _INFINITE, dtype=np.int64)
+        whole[finite] = np.ceil(capacity[finite] * scale).astype(np.int64)
         shape = (self.size, self.size)
         graph = csr_matrix((whole, (self.tails, self.heads)), shape=shape)
-        flow = maximum_flow(graph, _SOURCE, _SINK, method="dinic").flow
+        graph.data = np.minimum(graph.data, _INFINITE)  # parallel edges were added up
+        graph = graph.astype(np.int32)
+        flow = maximum_flow(graph, SOURCE, SINK, method="dinic").flow
         residual = graph - flow
         residual.data = np.maximum(residual.data, 0)
         residual.eliminate_zeros()
-        reaches = breadth_first_order(residual.T.tocsr(), _SINK, return_predecessors=False)
+        reaches = breadth_first_order(residual.T.tocsr(), SINK, return_predecessors=False)
         side = np.zeros(self.size, dtype=bool)
         side[reaches] = True
         return side
@@ -103,7 +120,7 @@ def minimum_cut(
         The cut.
     """
     surcharge = surcharge or {}
-    network = _Network()
+    network = Network()
     entry: dict[int, int] = {}  # node id -> its "in" side
     leaving: dict[int, int] = {}  # storage root's value id -> its "out" side
     for node, roots in _reachable(candidates):
@@ -115,7 +132,7 @@ def minimum_cut(
         repeats = times.get(node.id, 1) if times else 1
         _connect_inputs(candidates, network, node, inside, leaving, tradeoff * repeats)
     for root_id in candidates.needed:
-        network.edge(leaving[root_id], _SINK, np.inf)
+        network.edge(leaving[root_id], SINK, np.inf)
     if not entry:
         return Cut((), frozenset())
     side = network.sink_side()
@@ -131,18 +148,18 @@ def minimum_cut(
 
 def _connect_inputs(
     candidates: Candidates,
-    network: _Network,
+    network: Network,
     node: Node,
     inside: int,
     leaving: Mapping[int, int],
     price_factor: float,
 ) -> None:
     if node.id in candidates.bans:
-        network.edge(_SOURCE, inside, np.inf)
+        network.edge(SOURCE, inside, np.inf)
         return
     largest = largest_output(node)
     network.edge(
-        _SOURCE,
+        SOURCE,
         inside,
         max(1.0, cost.recompute_price(node, largest, candidates.fused) * price_factor),
     )

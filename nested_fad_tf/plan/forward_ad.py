@@ -12,16 +12,7 @@ import dataclasses
 from collections import Counter
 
 from nested_fad_tf.graph.view import Node, Value
-from nested_fad_tf.ops.expr import (
-    Apply,
-    Const,
-    Expr,
-    Leaf,
-    is_const,
-    is_zeros,
-    leaves,
-    subexpressions,
-)
+from nested_fad_tf.ops.expr import Const, Expr, Leaf, is_const, leaves, masks
 from nested_fad_tf.options import Options
 from nested_fad_tf.plan import peak
 from nested_fad_tf.plan.candidates import Candidates
@@ -167,7 +158,7 @@ def _replace(
                 factor = spread_again(builder, factor, cotangent)
             elif not isinstance(derivative, Const | Leaf):
                 made[factor.id] = factor
-            times = "MulNoNan" if _masks(derivative) else "Mul"
+            times = "MulNoNan" if masks(derivative) else "Mul"
             terms.append(_binary(builder, times, cotangent, factor, out.node))
         if not terms:
             raise NotLowerableError(f"{out} is zero")
@@ -181,16 +172,6 @@ def _replace(
             if reader.id not in members:
                 builder.redirect(reader, index, result)
     return list(made.values())
-
-
-def _masks(derivative: Expr) -> bool:
-    """Whether it selects zero somewhere: there, the cotangent counts for nothing, even if a nan."""
-    return any(
-        isinstance(part, Apply)
-        and part.op_type in ("Select", "SelectV2")
-        and any(is_const(side, 0) or is_zeros(side) for side in part.args[1:])
-        for part in subexpressions(derivative)
-    )
 
 
 def _release(candidates: Candidates, region: Region, builder: RewriteBuilder) -> None:

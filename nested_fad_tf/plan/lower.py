@@ -87,11 +87,23 @@ def broadcast_shape(values: Sequence[Value]) -> Shape | None:
     Returns:
         The shape, unknown where an unknown dimension might be broadcast.
     """
-    if any(v.shape is None for v in values):
+    return broadcast([v.shape for v in values])
+
+
+def broadcast(shapes: Sequence[Shape | None]) -> Shape | None:
+    """Broadcasts static shapes.
+
+    Args:
+        shapes: The shapes; `None` for an unknown rank.
+
+    Returns:
+        The result's shape, unknown where an unknown dimension might be broadcast.
+    """
+    ranked = [s for s in shapes if s is not None]
+    if len(ranked) < len(shapes):
         return None
-    shapes = [v.shape for v in values if v.shape is not None]
-    rank = max(map(len, shapes))
-    aligned = [(1,) * (rank - len(s)) + s for s in shapes]
+    rank = max(map(len, ranked), default=0)
+    aligned = [(1,) * (rank - len(s)) + s for s in ranked]
     return tuple(_dimension(sizes) for sizes in zip(*aligned, strict=True))
 
 

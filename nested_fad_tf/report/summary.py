@@ -9,10 +9,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from nested_fad_tf.graph.view import GraphView, Value
+from nested_fad_tf.ops.expr import Leaf
+from nested_fad_tf.plan.outside import OutsidePlan, Residual
 from nested_fad_tf.plan.plan import Decision, Keep, Plan
 
 _WIDTH = 100
 _MIB = 2**20
+_READ_BY_OTHERS = "read by the gradient of an op that is no chain"
+_LEFT_ALONE = "nothing less would do for this chain's gradient"
+_RESIDUAL = "what this chain's gradient is computed from"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +117,7 @@ class Report:
         lines = [_clip(f"{self.function_name}: {state} (strategy {self.strategy})")]
         if self.reason:
             lines.append(_clip(f"  {self.reason}"))
-        if self.predicted_peak_before:
+        if self.kept_bytes_before:
             lines += self._figures()
         shown = self.kept if detailed else self.kept[:10]
         if shown:
@@ -129,12 +134,14 @@ class Report:
         )
         before, after = self.kept_bytes_before, self.kept_bytes_after
         peak_before, peak_after = self.predicted_peak_before, self.predicted_peak_after
-        return [
-            f"  kept for the backward pass {_mib(before)} -> {_mib(after)} MiB{nominal}",
-            f"  predicted peak of the step {_mib(peak_before)} -> {_mib(peak_after)} MiB"
-            f" ({peak_before / max(1, peak_after):.2f}x)",
-            f"  {self.nodes_before} -> {self.nodes_after} ops, rewritten in {self.seconds:.2f} s",
-        ]
+        lines = [f"  kept for the backward pass {_mib(before)} -> {_mib(after)} MiB{nominal}"]
+        if peak_before:
+            lines.append(
+                f"  predicted peak of the step {_mib(peak_before)} -> {_mib(peak_after)} MiB"
+                f" ({peak_before / max(1, peak_after):.2f}x)"
+            )
+        ops = f"{self.nodes_before} -> {self.nodes_after}"
+        return [*lines, f"  {ops} ops, rewritten in {self.seconds:.2f} s"]
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values.
@@ -231,16 +238,75 @@ def from_plan(view: GraphView, plan: Plan, seeds: Sequence[Value], seconds: floa
     )
 
 
+def from_outside_plan(
+    view: GraphView, plan: OutsidePlan, strategy: str, reason: str, seconds: float
+) -> Report:
+    """A report on a function that is differentiated from outside.
+
+    Args:
+        view: The graph.
+        plan: What is done with it.
+        strategy: The strategy asked for.
+        reason: Why nothing is done; empty if something is.
+        seconds: Time spent.
+
+    Returns:
+        The report. Peaks are 0: there is no backward pass yet to simulate.
+    """
+    anyway = [_kept_value(v, v.nbytes, _READ_BY_OTHERS) for v in plan.kept_anyway]
+    cones = [_kept_of(r) for r in plan.residuals if r.bytes_after]
+    alone = [_kept_value(c.output, size, _LEFT_ALONE) for c, size in plan.left_alone if size]
+    kept = sorted([*anyway, *cones, *alone], key=lambda k: -k.bytes)
+    after = sum(k.bytes for k in kept)
+    spared = sum(r.bytes_before - r.bytes_after for r in plan.residuals)
+    unknown = any(v.shape is None or None in v.shape for v in view.values)
+    return Report(
+        function_name=view.name,
+        changed=bool(plan.residuals),
+        reason=reason,
+        strategy=strategy,
+        chains=tuple(map(_cone, plan.residuals)),
+        kept=tuple(kept),
+        kept_bytes_before=after + spared,
+        kept_bytes_after=after,
+        nodes_before=len(view.nodes),
+        nodes_after=len(view.nodes),
+        seconds=seconds,
+        nominal_size=view.nominal if unknown else None,
+    )
+
+
+def _kept_of(residual: Residual) -> Kept:
+    forms = ", ".join(sorted({str(e) for e in residual.kept}))
+    return _kept_value(residual.cone.output, residual.bytes_after, f"{_RESIDUAL}: {forms}")
+
+
+def _cone(residual: Residual) -> ChainReport:
+    cone = residual.cone
+    new = [e for e in residual.kept if not isinstance(e, Leaf)]
+    return ChainReport(
+        name=cone.output.node.name,
+        ops=tuple(node.op_type for node in cone.nodes),
+        action="keep derivatives" if new else "recompute",
+        bytes_before=residual.bytes_before,
+        bytes_after=residual.bytes_after,
+        why=f"its gradient is computed from {len(residual.kept)} tensors",
+    )
+
+
 def _kept(keep: Keep) -> Kept:
-    value = keep.value
+    return _kept_value(keep.value, keep.nbytes, keep.why)
+
+
+def _kept_value(value: Value, nbytes: int, why: str) -> Kept:
     return Kept(
         name=value.name,
         layer=value.node.name.rpartition("/")[0],
         op_type=value.node.op_type,
         shape=value.shape,
         dtype=value.dtype.name,
-        bytes=keep.nbytes,
-        why=keep.why,
+        bytes=nbytes,
+        why=why,
     )
 
 

@@ -1,0 +1,223 @@
+"""Plans graphs that hold no backward pass: they are differentiated later, from outside.
+
+Nothing that other ops' gradients read can be recomputed there, so what they read is kept anyway.
+What is left to decide is, cone by cone, what the gradient of the cone is computed from: the
+minimum cut between the cone's inputs and its derivatives, over the expressions of both. Its result
+may be the derivatives (nested forward-mode AD), the input, the output, a mask, or a mixture.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from nested_fad_tf.graph.view import GraphView, Node, Shape, Value, size_in_bytes
+from nested_fad_tf.ops import elementwise
+from nested_fad_tf.ops.derive import NotDifferentiableError, derivative
+from nested_fad_tf.ops.expr import Apply, Const, Expr, Leaf, leaves, subexpressions
+from nested_fad_tf.ops.gradient_reads import GRADIENT_READS
+from nested_fad_tf.options import Options
+from nested_fad_tf.plan import cost
+from nested_fad_tf.plan.cones import Cone, find_active, find_cones
+from nested_fad_tf.plan.cut import SINK, SOURCE, Network
+from nested_fad_tf.plan.lower import broadcast
+
+# A derivative has to be computed whether or not the function is ever differentiated. In "auto" it
+# is kept where that saves bytes, in "forward_ad" where it takes no more.
+_NEW = {"auto": 4.0, "recompute": 4.0, "forward_ad": 0.9}
+
+
+@dataclasses.dataclass(frozen=True)
+class Residual:
+    """What one cone's gradient is computed from.
+
+    Attributes:
+        cone: The cone.
+        derivatives: The derivative for each of the cone's active inputs.
+        kept: Expressions that are kept; leaves are values of the graph.
+        values: Those of them that the graph computes anyway, as values.
+        bytes_before: What TensorFlow keeps for this cone alone.
+        bytes_after: What is kept for it now.
+    """
+
+    cone: Cone
+    derivatives: tuple[Expr, ...]
+    kept: tuple[Expr, ...]
+    values: tuple[Value, ...]
+    bytes_before: int
+    bytes_after: int
+
+
+@dataclasses.dataclass(frozen=True)
+class OutsidePlan:
+    """What is to be done to a graph that is differentiated from outside.
+
+    Attributes:
+        residuals: One for every cone that gets a gradient of its own.
+        left_alone: Cones that keep what TensorFlow keeps, with the bytes of that.
+        kept_anyway: Buffers that gradients of other ops read.
+    """
+
+    residuals: tuple[Residual, ...]
+    left_alone: tuple[tuple[Cone, int], ...]
+    kept_anyway: tuple[Value, ...]
+
+
+def plan_outside(view: GraphView, options: Options) -> OutsidePlan:
+    """Decides what the gradient of each cone is computed from.
+
+    Args:
+        view: A graph without a backward pass.
+        options: What may be done.
+
+    Returns:
+        The plan.
+    """
+    active = find_active(view)
+    cones = find_cones(view, active, options.min_bytes)
+    free = _free(view, options.min_bytes)
+    inside = {node.id for cone in cones for node in cone.nodes}
+    others = (n for n in view.nodes if n.id not in inside and active[n.id] and view.live[n.id])
+    kept = {v.id: v for node in others for v in _reads(view, node, free)}
+    anyway = tuple(kept.values())
+    residuals, left_alone = [], []
+    for cone in cones:
+        today = {v.id: v for node in cone.nodes for v in _reads(view, node, free)}
+        before = sum(v.nbytes for id, v in today.items() if id not in kept)
+        residual = _residual(cone, free | kept.keys(), before, options) if before else None
+        if residual is None:
+            left_alone.append((cone, before))
+            kept.update(today)
+        else:
+            residuals.append(residual)
+            kept.update({v.storage.id: v.storage for v in residual.values})
+    return OutsidePlan(tuple(residuals), tuple(left_alone), anyway)
+
+
+def _free(view: GraphView, min_bytes: int) -> set[int]:
+    """Storage roots that are alive anyway or too small to matter."""
+    constant = ("Const", "ReadVariableOp")
+    return {
+        v.id
+        for v in view.values
+        if v.storage is v and (v.nbytes < min_bytes or v.node.op_type in constant)
+    }
+
+
+def _reads(view: GraphView, node: Node, free: set[int]) -> list[Value]:
+    """Storage roots of what TensorFlow's gradient of a node reads."""
+    found: list[Value] = []
+    if node.op_type in GRADIENT_READS:
+        inputs, outputs = GRADIENT_READS[node.op_type]
+        found = [node.inputs[i] for i in inputs] + [node.outputs[i] for i in outputs]
+    elif node.op_type in elementwise.TABLE and len(node.outputs) == 1:
+        entry = elementwise.TABLE[node.op_type]
+        if entry.partials is not None and not entry.discrete and node.op_type != "Cast":
+            rule = entry.partials(tuple(map(Leaf, node.inputs)), Leaf(node.outputs[0]), node.attr)
+            found = [v for d in rule if d is not None for v in leaves(d) if isinstance(v, Value)]
+    roots = {v.storage.id: v.storage for v in found}
+    return [v for v in roots.values() if v.id not in free]
+
+
+def _residual(cone: Cone, free: set[int], before: int, options: Options) -> Residual | None:
+    """The least that a cone's gradient can be computed from, if that is less than today's."""
+    try:
+        derivatives = tuple(derivative(cone.expr, v) for v in cone.active)
+    except NotDifferentiableError:
+        return None
+    computed: dict[Expr, Value] = {Leaf(v): v for v in cone.inputs}
+    computed |= {cone.exprs[n.outputs[0].id]: n.outputs[0] for n in cone.nodes}
+    pricing = _Pricing(cone, computed, free, options)
+    kept = pricing.cut(derivatives)
+    after = sum(pricing.bytes_of(expr) for expr in kept)
+    if after >= before:
+        return None
+    values = tuple(computed[expr] for expr in kept if expr in computed)
+    return Residual(cone, derivatives, kept, values, before, after)
+
+
+class _Pricing:
+    """What it costs to keep, and to compute again, the parts of a cone's derivatives."""
+
+    def __init__(
+        self, cone: Cone, computed: Mapping[Expr, Value], free: set[int], options: Options
+    ) -> None:
+        self._computed = computed
+        self._free = free
+        self._dtype = cone.output.dtype
+        self._nominal = options.nominal_size
+        self._new = _NEW[options.strategy]
+        # "forward_ad" computes nothing again.
+        self._tradeoff = {"auto": options.tradeoff, "recompute": 0.05}.get(options.strategy, 100.0)
+        self._shapes: dict[Expr, Shape | None] = {}
+
+    def bytes_of(self, expr: Expr) -> int:
+        """What keeping an expression takes beyond what is kept anyway."""
+        value = self._computed.get(expr)
+        if value is not None:
+            return 0 if value.storage.id in self._free else value.nbytes
+        dtype = tf.bool if _is_boolean(expr) else self._dtype
+        return size_in_bytes(dtype, self._shape(expr), self._nominal)
+
+    def _shape(self, expr: Expr) -> Shape | None:
+        if expr not in self._shapes:
+            for part in subexpressions(expr):
+                if part not in self._shapes:
+                    self._shapes[part] = self._own_shape(part)
+        return self._shapes[expr]
+
+    def _own_shape(self, part: Expr) -> Shape | None:
+        if part in self._computed:
+            return self._computed[part].shape
+        args = part.args if isinstance(part, Apply) else ()
+        return broadcast([self._shapes[a] for a in args])
+
+    def cut(self, derivatives: tuple[Expr, ...]) -> tuple[Expr, ...]:
+        """The expressions to keep, so that all derivatives can be computed from them."""
+        network = Network()
+        entry: dict[Expr, int] = {}
+        leaving: dict[Expr, int] = {}
+        for derived in derivatives:
+            for part in subexpressions(derived):
+                if part not in entry and not isinstance(part, Const):
+                    self._add(part, network, entry, leaving)
+            if not isinstance(derived, Const):
+                network.edge(leaving[derived], SINK, np.inf)
+        if not entry:
+            return ()
+        side = network.sink_side()
+        return tuple(
+            part for part, inside in entry.items() if side[leaving[part]] and not side[inside]
+        )
+
+    def _add(
+        self, part: Expr, network: Network, entry: dict[Expr, int], leaving: dict[Expr, int]
+    ) -> None:
+        entry[part], leaving[part] = network.node(), network.node()
+        new = 1.0 if part in self._computed else self._new
+        network.edge(entry[part], leaving[part], max(1.0, self.bytes_of(part) * new))
+        if isinstance(part, Apply):
+            price = self._tradeoff * self._recompute_price(part)
+            network.edge(SOURCE, entry[part], max(0.5, price))
+            for arg in part.args:
+                if not isinstance(arg, Const):
+                    network.edge(leaving[arg], entry[part], np.inf)
+        else:
+            network.edge(SOURCE, entry[part], np.inf)
+
+    def _recompute_price(self, part: Apply) -> float:
+        entry = elementwise.TABLE.get(part.op_type)
+        price = cost.PRICE[entry.cost if entry else elementwise.Cost.CHEAP]
+        moved = max(math.prod(d or self._nominal for d in self._shape(e) or ()) for e in [part])
+        return price * moved * self._dtype.size
+
+
+def _is_boolean(expr: Expr) -> bool:
+    if not isinstance(expr, Apply):
+        return False
+    entry = elementwise.TABLE.get(expr.op_type)
+    return entry is not None and entry.discrete
