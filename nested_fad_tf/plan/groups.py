@@ -109,6 +109,8 @@ class _Grouping:
         out = node.outputs[0]
         if out.nbytes < self._min_bytes or out.shape is None or out.id in self._returned:
             return False
+        if out.storage is not out:  # multiplies by one: it costs nothing, but would in a group
+            return False
         # XLA doesn't round half-precision results between the ops of a group, as separate ops do.
         return not any(_is_half(v.dtype) for v in (*node.inputs, out))
 

@@ -267,3 +267,14 @@ def test_stateful_ops_and_unknown_shapes():
     (group,) = grouped(candidates).groups
     assert [n.op_type for n in group.nodes] == ["AddV2", "Tanh", "Exp"]
     assert nodes(candidates.view, "RandomUniform")[0] not in group.nodes
+
+
+def test_a_product_with_one_stays_out():
+    def step(x, w):
+        h = x @ w
+        same = 1.0 * h  # as tf.nn.silu multiplies by beta
+        return (h * tf.sigmoid(same)) @ w, tf.exp(same) @ w
+
+    candidates = candidates_of(step, SQUARE, SQUARE)
+    fused = [n.op_type for g in grouped(candidates).groups for n in g.nodes]
+    assert sorted(fused) == ["Mul", "Sigmoid"]
