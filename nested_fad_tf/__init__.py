@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         UnsupportedVersionError,
         VerificationError,
     )
-    from nested_fad_tf.functions import Function, Session, explain, function, rewriting
+    from nested_fad_tf.functions import Function, Session, explain, function, rewrite, rewriting
     from nested_fad_tf.options import Options
     from nested_fad_tf.report.memory import Measurement, measure
     from nested_fad_tf.report.summary import Kept, Report
@@ -45,6 +45,7 @@ __all__ = [
     "explain",
     "function",
     "measure",
+    "rewrite",
     "rewriting",
     "testing",
 ]
@@ -66,6 +67,7 @@ _HOMES = {
     "explain": "functions",
     "function": "functions",
     "measure": "report.memory",
+    "rewrite": "functions",
     "rewriting": "functions",
 }
 # Public modules.

@@ -140,6 +140,41 @@ def function(
     return Function(tf_function, options or Options(), tf_function_kwargs)
 
 
+def rewrite(
+    fn: Callable[..., Any], *args: Any, options: Options | None = None, **kwargs: Any
+) -> Function:
+    """Rewrites a function once, for these arguments.
+
+    A function that holds no backward pass (a model's call, a layer) can be differentiated from
+    outside as before, to any order; a tape around it then keeps less of it.
+
+        call = nfad.rewrite(model_call, tf.TensorSpec([None, 784]))
+        with tf.GradientTape() as tape:
+            loss = loss_fn(y, call(x))
+
+    Args:
+        fn: A Python function or a `tf.function`.
+        *args: Its arguments: values or `tf.TensorSpec`s.
+        options: What the rewrite may do; `Options()` by default.
+        **kwargs: Its keyword arguments.
+
+    Returns:
+        The rewritten function; its `reports` say what was done.
+
+    Raises:
+        TypeError: If `fn` is a `ConcreteFunction`: it can't be traced anew.
+        RewriteError: If the rewrite fails and `options.on_error` is "raise".
+    """
+    if isinstance(fn, tf.types.experimental.ConcreteFunction):
+        raise TypeError(
+            "nfad.rewrite traces a function anew, which a ConcreteFunction can't be: give it the"
+            " tf.function that the ConcreteFunction was made of"
+        )
+    rewritten: Function = function(getattr(fn, "python_function", fn), options=options)
+    rewritten.get_concrete_function(*args, **kwargs)
+    return rewritten
+
+
 def explain(
     fn: Callable[..., Any], *args: Any, options: Options | None = None, **kwargs: Any
 ) -> Report:

@@ -19,6 +19,8 @@ from nested_fad_tf.bench import models, variants
 _STEPS = 10
 # Seeds of the changes to the weights that show how well a gradient is determined.
 _NUDGES = (1, 2, 3)
+# A gradient is determined where it differs by more than this many times what it moves by itself.
+_MARGIN = 10
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class GradientsRow:
         worst_difference: The largest difference of any gradient.
         worst_tensor: The variable whose gradient that is.
         worst_determined: The largest difference of any gradient that one unit in the last place
-            of the weights doesn't move as far.
+            of the weights doesn't move at least a tenth as far.
         control_difference: The largest difference between two plain calls: the noise.
         differences: Every gradient's difference by the variable's path.
         sensitivities: How far each moves by one unit in the last place of the weights.
@@ -131,7 +133,8 @@ def gradients_row(
         worst_difference=differences[worst],
         worst_tensor=worst,
         worst_determined=max(
-            (d for path, d in differences.items() if d > sensitivities[path]), default=0.0
+            (d for path, d in differences.items() if d > _MARGIN * sensitivities[path]),
+            default=0.0,
         ),
         control_difference=max(_differences(plain, again).values()),
         differences=differences,

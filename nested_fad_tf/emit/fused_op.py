@@ -4,8 +4,7 @@ Structurally equal groups share a function, so that a network of equal layers co
 group once. Calls to a function are differentiable to any order by TensorFlow's own machinery, which
 differentiates the body.
 
-Uses private TensorFlow API (checked on 2.21): `Graph._create_op_internal`, and `FuncGraph` with
-`ConcreteFunction.from_func_graph`, since tracing a `tf.function` takes several times as long.
+Uses private TensorFlow API (checked on 2.21): `Graph._create_op_internal`.
 """
 
 from __future__ import annotations
@@ -15,10 +14,8 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2
-from tensorflow.python.eager.polymorphic_function import concrete_function, function_type_utils
-from tensorflow.python.framework import func_graph
 
-from nested_fad_tf.emit import attributes
+from nested_fad_tf.emit import attributes, function
 from nested_fad_tf.graph.view import Node, Value
 from nested_fad_tf.plan.rewrite import Group
 
@@ -90,10 +87,9 @@ class FusedOps:
         return arguments, tuple(lines), tuple(place[v.id] for v in group.outputs)
 
     def _build(self, group: Group) -> Any:
-        graph = func_graph.FuncGraph(_function_name(group))
-        with graph.as_default():
-            graph.inputs = [_placeholder(graph, value) for value in group.inputs]
-            made = {v.id: t for v, t in zip(group.inputs, graph.inputs, strict=True)}
+        def body(arguments: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+            graph: Any = tf.compat.v1.get_default_graph()
+            made = {v.id: t for v, t in zip(group.inputs, arguments, strict=True)}
             for node in (*group.embedded, *group.nodes):
                 op = graph._create_op_internal(
                     node.op_type,
@@ -103,18 +99,10 @@ class FusedOps:
                     attrs=dict(_attrs(node)),
                 )
                 made[node.outputs[0].id] = op.outputs[0]
-            graph.outputs = [made[v.id] for v in group.outputs]
-        graph.structured_outputs = tuple(graph.outputs)
-        attrs = {"_XlaMustCompile": True} if self._compiled else {}
-        function_type = function_type_utils.derive_from_graph(graph)
-        return concrete_function.ConcreteFunction.from_func_graph(graph, function_type, attrs)
+            return [made[v.id] for v in group.outputs]
 
-
-def _placeholder(graph: Any, value: Value) -> tf.Tensor:
-    shape = attr_value_pb2.AttrValue(shape=tf.TensorShape(value.shape).as_proto())
-    attrs = {"dtype": attributes.attribute(value.dtype), "shape": shape}
-    (tensor,) = graph._create_op_internal("Placeholder", [], [value.dtype], attrs=attrs).outputs
-    return tensor
+        specs = [tf.TensorSpec(v.shape, v.dtype) for v in group.inputs]
+        return function.build(_function_name(group), specs, body, compiled=self._compiled)
 
 
 def _attrs(node: Node) -> Mapping[str, attr_value_pb2.AttrValue]:

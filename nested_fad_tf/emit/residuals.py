@@ -18,6 +18,7 @@ an op.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,20 +26,29 @@ import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2
 from tensorflow.python.framework import ops
 
-from nested_fad_tf.emit import expression
-from nested_fad_tf.graph.view import GraphView, Value
+from nested_fad_tf.emit import expression, function
+from nested_fad_tf.graph.view import GraphView, Value, static_shape
 from nested_fad_tf.ops.derive import absorbs_zero
-from nested_fad_tf.ops.expr import Const, Expr, is_const, masks
+from nested_fad_tf.ops.expr import Const, Expr, Leaf, is_const, masks, substitute
 from nested_fad_tf.plan.outside import Residual
 
-_PASS = "NestedFadPassThrough"
 _BITS = {tf.float16: tf.int16, tf.bfloat16: tf.int16, tf.float32: tf.int32, tf.float64: tf.int64}
 
 
-@ops.RegisterGradient(_PASS)
-def _pass_through(op: Any, cotangent: tf.Tensor) -> tf.Tensor:
-    """What arrives for the bits of a tensor is the cotangent of the tensor."""
-    return cotangent
+@functools.cache
+def _pass_through(shape: tuple[int | None, ...] | None, dtype: tf.DType) -> str:
+    """Registers the gradient of taking a tensor's bits: what arrives is the tensor's cotangent.
+
+    A SavedModel stores it once a name, traced for one shape.
+    """
+    name = f"NestedFadPassThrough{ops.uid()}"
+
+    @tf.autograph.experimental.do_not_convert
+    def passed(op: Any, cotangent: tf.Tensor) -> tf.Tensor:
+        return cotangent
+
+    ops.RegisterGradient(name)(passed)
+    return name
 
 
 def apply(graph: Any, view: GraphView, residuals: Sequence[Residual]) -> None:
@@ -49,6 +59,7 @@ def apply(graph: Any, view: GraphView, residuals: Sequence[Residual]) -> None:
         view: The view of it.
         residuals: What to do.
     """
+    kernels = Kernels()
     for residual in residuals:
         name = residual.cone.output.node.name
         with (
@@ -58,22 +69,30 @@ def apply(graph: Any, view: GraphView, residuals: Sequence[Residual]) -> None:
             tf.device(residual.cone.output.node.device or None),
             tf.name_scope(f"nested_fad/{name}/"),
         ):
-            result = _emit(graph, residual)
+            result = _emit(graph, residual, kernels)
         for reader, index in view.consumers[residual.cone.output.id]:
             assert reader.op is not None
             reader.op._update_input(index, result)
 
 
-def _emit(graph: Any, residual: Residual) -> tf.Tensor:
+def _emit(graph: Any, residual: Residual, kernels: Kernels) -> tf.Tensor:
     cone = residual.cone
-    memo: dict[Any, tf.Tensor] = {(e, None): _tensor(v) for e, v in _computed(residual).items()}
     tensors: dict[Any, tf.Tensor] = {v: _tensor(v) for v in cone.inputs}
-    kept = [expression.build(e, tensors, memo, cone.output.dtype) for e in residual.kept]
-    result = _tensor(cone.output)
-    carried = [_bits(graph, tensors[v]) for v in cone.active]
+    if residual.compiled:
+        result, kept = kernels.forward(residual, tensors)
+    else:
+        memo: dict[Any, tf.Tensor] = {(e, None): _tensor(v) for e, v in _computed(residual).items()}
+        kept = [expression.build(e, tensors, memo, cone.output.dtype) for e in residual.kept]
+        result = _tensor(cone.output)
     shapes = [_shape_of(tensors[v], result) for v in cone.active]
+    factors = kernels.backward(residual, kept) if residual.compiled else None
+    gradient = _Gradient(residual, tuple(kept), tuple(shapes), factors)
+    carried = [_bits(graph, tensors[v]) for v in cone.active]
     extras = [*(_bits(graph, k) for k in kept), *(s for s in shapes if s is not None)]
-    gradient = _Gradient(residual, tuple(kept), tuple(shapes))
+    return _with_gradient(graph, [result, *carried, *extras], gradient)
+
+
+def _with_gradient(graph: Any, inputs: Sequence[tf.Tensor], gradient: _Gradient) -> tf.Tensor:
     name = f"NestedFad{ops.uid()}"
 
     @tf.autograph.experimental.do_not_convert
@@ -81,11 +100,10 @@ def _emit(graph: Any, residual: Residual) -> tf.Tensor:
         return gradient(op, *cotangents)
 
     ops.RegisterGradient(name)(registered)
-    inputs = [result, *carried, *extras]
     types = attr_value_pb2.AttrValue.ListValue(type=[t.dtype.as_datatype_enum for t in inputs])
     op = graph._create_op_internal(
         "IdentityN",
-        inputs,
+        list(inputs),
         [t.dtype for t in inputs],
         name="result",
         attrs={
@@ -93,7 +111,7 @@ def _emit(graph: Any, residual: Residual) -> tf.Tensor:
             "_gradient_op_type": attr_value_pb2.AttrValue(s=name.encode()),
         },
     )
-    op.outputs[0].set_shape(result.shape)
+    op.outputs[0].set_shape(inputs[0].shape)
     return op.outputs[0]
 
 
@@ -112,7 +130,8 @@ def _bits(graph: Any, tensor: tf.Tensor) -> tf.Tensor:
     """A floating tensor's bits, for which nobody makes zeros; others as they are."""
     if not tensor.dtype.is_floating:
         return tensor
-    with graph.gradient_override_map({"Bitcast": _PASS}):
+    name = _pass_through(static_shape(tensor), tensor.dtype)
+    with graph.gradient_override_map({"Bitcast": name}):
         return tf.raw_ops.Bitcast(input=tensor, type=_BITS[tensor.dtype])
 
 
@@ -161,11 +180,14 @@ class _Gradient:
         residual: What it is computed from.
         kept: The kept tensors, in the order of `residual.kept`.
         shapes: The shapes of the active inputs, where they aren't the result's.
+        compiled: A function from the cotangent and the kept tensors to the products with those
+            derivatives that are no numbers; `None` if plain ops compute them.
     """
 
     residual: Residual
     kept: tuple[tf.Tensor, ...]
     shapes: tuple[tf.Tensor | None, ...]
+    compiled: Any = None
 
     def __call__(self, op: Any, *cotangents: tf.Tensor) -> list[tf.Tensor | None]:
         """Computes the cotangents of the op's inputs.
@@ -182,13 +204,20 @@ class _Gradient:
         kept, shapes = self._found(op, active)
         cotangent = tf.convert_to_tensor(cotangents[0])
         gradients: list[tf.Tensor | None] = [None]
-        with tf.control_dependencies([cotangent]):
-            factors = self._factors(kept, cotangent.dtype)
-        for derived, factor, shape in zip(self.residual.derivatives, factors, shapes, strict=True):
-            product = _times(cotangent, derived, factor, absorbs_zero(self.residual.cone.expr))
-            summed = product is None or shape is None
-            gradients.append(product if summed else _sum_to(product, shape))
+        for product, shape in zip(self._products(cotangent, kept), shapes, strict=True):
+            whole = product is None or shape is None
+            gradients.append(product if whole else _sum_to(product, shape))
         return gradients + [None] * (len(cotangents) - len(gradients))
+
+    def _products(self, cotangent: tf.Tensor, kept: Sequence[tf.Tensor]) -> list[tf.Tensor | None]:
+        if self.compiled is None:
+            with tf.control_dependencies([cotangent]):
+                return products(self.residual, cotangent, kept)
+        made = iter(self.compiled(cotangent, *kept))
+        return [
+            _times(cotangent, d, None, False) if isinstance(d, Const) else next(made)
+            for d in self.residual.derivatives
+        ]
 
     def _found(self, op: Any, active: int) -> tuple[list[tf.Tensor], list[tf.Tensor | None]]:
         """The residuals and shapes as that op reads them."""
@@ -198,13 +227,101 @@ class _Gradient:
         kept = [_unwrapped(next(extras), k.dtype) for k in self.kept]
         return kept, [None if s is None else next(extras) for s in self.shapes]
 
-    def _factors(self, kept: list[tf.Tensor], dtype: tf.DType) -> list[tf.Tensor | None]:
-        memo: dict[Any, tf.Tensor] = {}
-        for expr, tensor in zip(self.residual.kept, kept, strict=True):
-            memo[expr, None] = memo[expr, tensor.dtype] = tensor
-        # What isn't kept has a dtype only: it must not be read.
-        leaves: Any = {v: tf.TensorSpec(v.shape, v.dtype) for v in self.residual.cone.inputs}
-        return [
-            None if isinstance(derived, Const) else expression.build(derived, leaves, memo, dtype)
-            for derived in self.residual.derivatives
-        ]
+
+def products(
+    residual: Residual, cotangent: tf.Tensor, kept: Sequence[tf.Tensor]
+) -> list[tf.Tensor | None]:
+    """Multiplies a cotangent by a cone's derivatives, with ops in the current graph.
+
+    Args:
+        residual: The cone and its derivatives.
+        cotangent: The cotangent of its result.
+        kept: What the derivatives are computed from.
+
+    Returns:
+        For each active input the product, of the result's shape; `None` for zero.
+    """
+    memo: dict[Any, tf.Tensor] = {}
+    for expr, tensor in zip(residual.kept, kept, strict=True):
+        memo[expr, None] = memo[expr, tensor.dtype] = tensor
+    # What isn't kept has a dtype only: it must not be read.
+    leaves: Any = {v: tf.TensorSpec(v.shape, v.dtype) for v in residual.cone.inputs}
+    absorbing = absorbs_zero(residual.cone.expr)
+    found: list[tf.Tensor | None] = []
+    for derived in residual.derivatives:
+        number = isinstance(derived, Const)
+        factor = None if number else expression.build(derived, leaves, memo, cotangent.dtype)
+        found.append(_times(cotangent, derived, factor, absorbing))
+    return found
+
+
+class Kernels:
+    """Compiled functions of cones; cones of equal structure share theirs."""
+
+    def __init__(self) -> None:
+        """Starts without any."""
+        self._functions: dict[Any, Any] = {}
+
+    def forward(
+        self, residual: Residual, tensors: Mapping[Any, tf.Tensor]
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Calls the function that computes a cone's result and what is kept of it.
+
+        Args:
+            residual: The cone.
+            tensors: Its inputs.
+
+        Returns:
+            The result and the kept tensors.
+        """
+        cone, inputs = residual.cone, residual.cone.inputs
+        made = [e for e in residual.kept if not isinstance(e, Leaf) and e is not cone.expr]
+
+        def body(arguments: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+            leaves: Any = dict(zip(inputs, arguments, strict=True))
+            memo: dict[Any, tf.Tensor] = {}
+            dtype = cone.output.dtype
+            return [expression.build(e, leaves, memo, dtype) for e in (cone.expr, *made)]
+
+        key = self._key(residual, (cone.expr, *made))
+        function = self._get("forward", key, [_spec(v) for v in inputs], body)
+        result, *rest = function(*(tensors[v] for v in inputs))
+        result.set_shape(cone.output.shape)
+        found = {cone.expr: result, **dict(zip(made, rest, strict=True))}
+        return result, [tensors[e.key] if isinstance(e, Leaf) else found[e] for e in residual.kept]
+
+    def backward(self, residual: Residual, kept: Sequence[tf.Tensor]) -> Any:
+        """The function that multiplies a cotangent by a cone's derivatives.
+
+        Args:
+            residual: The cone.
+            kept: What is kept of it, as it is in the forward pass.
+
+        Returns:
+            The function: from the cotangent and the kept tensors to the products.
+        """
+        specs = [_spec(residual.cone.output), *(tf.TensorSpec(k.shape, k.dtype) for k in kept)]
+
+        def body(arguments: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+            found = products(residual, arguments[0], arguments[1:])
+            pairs = zip(found, residual.derivatives, strict=True)
+            return [p for p, d in pairs if p is not None and not isinstance(d, Const)]
+
+        key = self._key(residual, (*residual.kept, *residual.derivatives))
+        return self._get("backward", key, specs, body)
+
+    def _key(self, residual: Residual, exprs: Sequence[Expr]) -> Any:
+        place: dict[Any, Expr] = {v: Leaf(i) for i, v in enumerate(residual.cone.inputs)}
+        memo: dict[Expr, Expr] = {}
+        shown = tuple(substitute(e, place.__getitem__, memo) for e in exprs)
+        return shown, tuple((v.dtype, v.shape) for v in residual.cone.inputs)
+
+    def _get(self, kind: str, key: Any, specs: Sequence[tf.TensorSpec], body: Any) -> Any:
+        if (kind, key) not in self._functions:
+            name = f"nested_fad_{kind}"
+            self._functions[kind, key] = function.build(name, specs, body, compiled=True)
+        return self._functions[kind, key]
+
+
+def _spec(value: Value) -> tf.TensorSpec:
+    return tf.TensorSpec(value.shape, value.dtype)

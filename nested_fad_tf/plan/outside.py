@@ -9,7 +9,6 @@ may be the derivatives (nested forward-mode AD), the input, the output, a mask, 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -17,7 +16,9 @@ import tensorflow as tf
 
 from nested_fad_tf.graph.view import GraphView, Node, Shape, Value, size_in_bytes
 from nested_fad_tf.ops import elementwise
+from nested_fad_tf.ops.compiled import COMPILED
 from nested_fad_tf.ops.derive import NotDifferentiableError, derivative
+from nested_fad_tf.ops.exact import exact_readers
 from nested_fad_tf.ops.expr import Apply, Const, Expr, Leaf, leaves, subexpressions
 from nested_fad_tf.ops.gradient_reads import GRADIENT_READS
 from nested_fad_tf.options import Options
@@ -31,6 +32,10 @@ from nested_fad_tf.plan.lower import broadcast
 _NEW = {"auto": 4.0, "recompute": 4.0, "forward_ad": 0.9}
 
 
+# What the compiled functions of a cone must spare, in bytes not written and read again.
+_LEAST_SAVED = 8 << 20
+
+
 @dataclasses.dataclass(frozen=True)
 class Residual:
     """What one cone's gradient is computed from.
@@ -42,6 +47,7 @@ class Residual:
         values: Those of them that the graph computes anyway, as values.
         bytes_before: What TensorFlow keeps for this cone alone.
         bytes_after: What is kept for it now.
+        compiled: Whether compiled functions compute the cone's result and its gradient.
     """
 
     cone: Cone
@@ -50,6 +56,7 @@ class Residual:
     values: tuple[Value, ...]
     bytes_before: int
     bytes_after: int
+    compiled: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +144,20 @@ def _residual(cone: Cone, free: set[int], before: int, options: Options) -> Resi
     if after >= before:
         return None
     values = tuple(computed[expr] for expr in kept if expr in computed)
-    return Residual(cone, derivatives, kept, values, before, after)
+    compiled = _compiles(cone, derivatives, options) and pricing.fused((cone.expr, *derivatives))
+    return Residual(cone, derivatives, kept, values, before, after, compiled)
+
+
+def _compiles(cone: Cone, derivatives: tuple[Expr, ...], options: Options) -> bool:
+    """Whether a cone may be compiled: see `plan/groups.py` for what stays out of groups."""
+    half = cone.output.dtype in (tf.bfloat16, tf.half)
+    parts = {
+        p.op_type
+        for e in (cone.expr, *derivatives)
+        for p in subexpressions(e)
+        if isinstance(p, Apply)
+    }
+    return options.fuse != "ops" and not half and parts <= COMPILED - exact_readers()
 
 
 class _Pricing:
@@ -153,15 +173,13 @@ class _Pricing:
         self._new = _NEW[options.strategy]
         # "forward_ad" computes nothing again.
         self._tradeoff = {"auto": options.tradeoff, "recompute": 0.05}.get(options.strategy, 100.0)
+        self._always_fused = options.fuse == "xla"
         self._shapes: dict[Expr, Shape | None] = {}
 
     def bytes_of(self, expr: Expr) -> int:
         """What keeping an expression takes beyond what is kept anyway."""
         value = self._computed.get(expr)
-        if value is not None:
-            return 0 if value.storage.id in self._free else value.nbytes
-        dtype = tf.bool if _is_boolean(expr) else self._dtype
-        return size_in_bytes(dtype, self._shape(expr), self._nominal)
+        return 0 if value is not None and value.storage.id in self._free else self.whole_bytes(expr)
 
     def _shape(self, expr: Expr) -> Shape | None:
         if expr not in self._shapes:
@@ -209,11 +227,31 @@ class _Pricing:
         else:
             network.edge(SOURCE, entry[part], np.inf)
 
+    def fused(self, exprs: tuple[Expr, ...]) -> bool:
+        """Whether a compiled function spares enough reading and writing to be worth its call."""
+        if self._always_fused:
+            return True
+        parts = dict.fromkeys(p for e in exprs for p in subexpressions(e) if isinstance(p, Apply))
+        size: dict[Expr, int] = {p: self.whole_bytes(p) for p in parts}
+        apart = sum(
+            size[p] + sum(self.whole_bytes(a) for a in p.args if not isinstance(a, Const))
+            for p in parts
+        )
+        read = sum(v.nbytes for v in {v for e in exprs for v in leaves(e)} if isinstance(v, Value))
+        return apart - 2 * read - sum(size.get(e, 0) for e in exprs) >= _LEAST_SAVED
+
+    def whole_bytes(self, expr: Expr) -> int:
+        """The bytes of an expression's value."""
+        value = self._computed.get(expr)
+        if value is not None:
+            return value.nbytes
+        dtype = tf.bool if _is_boolean(expr) else self._dtype
+        return size_in_bytes(dtype, self._shape(expr), self._nominal)
+
     def _recompute_price(self, part: Apply) -> float:
         entry = elementwise.TABLE.get(part.op_type)
         price = cost.PRICE[entry.cost if entry else elementwise.Cost.CHEAP]
-        moved = max(math.prod(d or self._nominal for d in self._shape(e) or ()) for e in [part])
-        return price * moved * self._dtype.size
+        return price * self.whole_bytes(part) * (self._dtype.size if _is_boolean(part) else 1)
 
 
 def _is_boolean(expr: Expr) -> bool:

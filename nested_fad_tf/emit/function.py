@@ -1,0 +1,52 @@
+"""Functions made op by op.
+
+Uses private TensorFlow API (checked on 2.21): `FuncGraph` with `ConcreteFunction.from_func_graph`,
+since tracing a `tf.function` takes several times as long, and `Graph._create_op_internal`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.core.framework import attr_value_pb2
+from tensorflow.python.eager.polymorphic_function import concrete_function, function_type_utils
+from tensorflow.python.framework import func_graph
+
+from nested_fad_tf.emit import attributes
+
+
+def build(
+    name: str,
+    specs: Sequence[tf.TensorSpec],
+    body: Callable[[Sequence[tf.Tensor]], Sequence[tf.Tensor]],
+    *,
+    compiled: bool,
+) -> Any:
+    """Makes a function.
+
+    Args:
+        name: What it is called in a profile.
+        specs: Dtypes and shapes of its arguments.
+        body: Adds its ops to the current graph: from its arguments to its results.
+        compiled: Whether XLA compiles it.
+
+    Returns:
+        The `ConcreteFunction`.
+    """
+    graph = func_graph.FuncGraph(name)
+    with graph.as_default():
+        graph.inputs = [_placeholder(graph, spec) for spec in specs]
+        graph.outputs = list(body(graph.inputs))
+    graph.structured_outputs = tuple(graph.outputs)
+    attrs = {"_XlaMustCompile": True} if compiled else {}
+    function_type = function_type_utils.derive_from_graph(graph)
+    return concrete_function.ConcreteFunction.from_func_graph(graph, function_type, attrs)
+
+
+def _placeholder(graph: Any, spec: tf.TensorSpec) -> tf.Tensor:
+    shape = attr_value_pb2.AttrValue(shape=spec.shape.as_proto())
+    attrs = {"dtype": attributes.attribute(spec.dtype), "shape": shape}
+    (tensor,) = graph._create_op_internal("Placeholder", [], [spec.dtype], attrs=attrs).outputs
+    return tensor
