@@ -19,6 +19,8 @@ from nested_fad_tf.bench import models, variants
 _STEPS = 10
 # Seeds of the changes to the weights that show how well a gradient is determined.
 _NUDGES = (1, 2, 3)
+# Gradients that a row lists.
+_SHOWN = 10
 # A gradient is determined where it differs by more than this many times what it moves by itself.
 _MARGIN = 10
 
@@ -43,8 +45,8 @@ class GradientsRow:
         worst_determined: The largest difference of any gradient that one unit in the last place
             of the weights doesn't move at least a tenth as far.
         control_difference: The largest difference between two plain calls: the noise.
-        differences: Every gradient's difference by the variable's path.
-        sensitivities: How far each moves by one unit in the last place of the weights.
+        differences: The ten largest differences by the variable's path.
+        sensitivities: How far those gradients move by one unit in the last place of the weights.
     """
 
     model: str
@@ -124,6 +126,7 @@ def gradients_row(
     worst = max(differences, key=differences.__getitem__)
     nudged = [_differences(plain, run(plain_function, seed)[1]) for seed in _NUDGES]
     sensitivities = {path: max(found[path] for found in nudged) for path in plain}
+    largest = sorted(differences, key=differences.__getitem__, reverse=True)[:_SHOWN]
     return GradientsRow(
         model=model,
         strategy=strategy,
@@ -137,8 +140,8 @@ def gradients_row(
             default=0.0,
         ),
         control_difference=max(_differences(plain, again).values()),
-        differences=differences,
-        sensitivities=sensitivities,
+        differences={path: differences[path] for path in largest},
+        sensitivities={path: sensitivities[path] for path in largest},
     )
 
 

@@ -26,12 +26,22 @@ import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2
 from tensorflow.python.framework import ops
 
-from nested_fad_tf.emit import expression, function
+from nested_fad_tf.emit import expression
+from nested_fad_tf.emit.cone_kernels import Kernels, products, times
 from nested_fad_tf.graph.view import GraphView, Value, static_shape
-from nested_fad_tf.ops.derive import absorbs_zero
-from nested_fad_tf.ops.expr import Const, Expr, Leaf, is_const, masks, substitute
+from nested_fad_tf.ops.expr import Const, Expr
 from nested_fad_tf.plan.outside import Residual
 
+_OF_WEIGHTS = frozenset(
+    {
+        "BatchMatMulV2",
+        "Conv2DBackpropFilter",
+        "Conv3DBackpropFilterV2",
+        "DepthwiseConv2dNativeBackpropFilter",
+        "Einsum",
+        "MatMul",
+    }
+)
 _BITS = {tf.float16: tf.int16, tf.bfloat16: tf.int16, tf.float32: tf.int32, tf.float64: tf.int64}
 
 
@@ -144,25 +154,26 @@ def _shape_of(source: tf.Tensor, result: tf.Tensor) -> tf.Tensor | None:
     return tf.raw_ops.Shape(input=source)
 
 
+def _beside(cotangent: tf.Tensor) -> list[tf.Operation]:
+    """Gradients of weights that are read from the same cotangents as this one is.
+
+    In the backward function of an eager tape the executor runs down the chain of cotangents first
+    and leaves the gradients of all weights, with what they read, for the end. They had better be
+    done before the next cotangent is made. All of them are results there; elsewhere one that isn't
+    needed would be computed for nothing.
+    """
+    graph: Any = tf.compat.v1.get_default_graph()
+    outer = getattr(graph, "outer_graph", None)
+    if outer is None or outer.building_function:
+        return []
+    own = cotangent.op
+    read = (t for t in own.inputs if t.graph is graph)
+    return [r for t in read for r in t.consumers() if r is not own and r.type in _OF_WEIGHTS]
+
+
 def _unwrapped(carried: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     """The tensor whose bits were carried."""
     return carried.op.inputs[0] if dtype.is_floating else carried
-
-
-def _times(
-    cotangent: tf.Tensor, derived: Expr, factor: tf.Tensor | None, absorbing: bool
-) -> tf.Tensor | None:
-    """The product of a cotangent and a derivative, where one or the other may be infinite."""
-    if isinstance(derived, Const):
-        if is_const(derived, 0):
-            return None
-        return cotangent if is_const(derived, 1) else cotangent * derived.number
-    assert factor is not None
-    if masks(derived):
-        return tf.math.multiply_no_nan(cotangent, factor)
-    if absorbing:
-        return tf.math.multiply_no_nan(factor, cotangent)
-    return cotangent * factor
 
 
 def _sum_to(product: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
@@ -203,6 +214,9 @@ class _Gradient:
         active = len(self.residual.cone.active)
         kept, shapes = self._found(op, active)
         cotangent = tf.convert_to_tensor(cotangents[0])
+        if waits := _beside(cotangent):
+            with tf.control_dependencies(waits):
+                cotangent = tf.identity(cotangent)
         gradients: list[tf.Tensor | None] = [None]
         for product, shape in zip(self._products(cotangent, kept), shapes, strict=True):
             whole = product is None or shape is None
@@ -215,7 +229,7 @@ class _Gradient:
                 return products(self.residual, cotangent, kept)
         made = iter(self.compiled(cotangent, *kept))
         return [
-            _times(cotangent, d, None, False) if isinstance(d, Const) else next(made)
+            times(cotangent, d, None, False) if isinstance(d, Const) else next(made)
             for d in self.residual.derivatives
         ]
 
@@ -226,102 +240,3 @@ class _Gradient:
         extras = iter(op.inputs[1 + active :])
         kept = [_unwrapped(next(extras), k.dtype) for k in self.kept]
         return kept, [None if s is None else next(extras) for s in self.shapes]
-
-
-def products(
-    residual: Residual, cotangent: tf.Tensor, kept: Sequence[tf.Tensor]
-) -> list[tf.Tensor | None]:
-    """Multiplies a cotangent by a cone's derivatives, with ops in the current graph.
-
-    Args:
-        residual: The cone and its derivatives.
-        cotangent: The cotangent of its result.
-        kept: What the derivatives are computed from.
-
-    Returns:
-        For each active input the product, of the result's shape; `None` for zero.
-    """
-    memo: dict[Any, tf.Tensor] = {}
-    for expr, tensor in zip(residual.kept, kept, strict=True):
-        memo[expr, None] = memo[expr, tensor.dtype] = tensor
-    # What isn't kept has a dtype only: it must not be read.
-    leaves: Any = {v: tf.TensorSpec(v.shape, v.dtype) for v in residual.cone.inputs}
-    absorbing = absorbs_zero(residual.cone.expr)
-    found: list[tf.Tensor | None] = []
-    for derived in residual.derivatives:
-        number = isinstance(derived, Const)
-        factor = None if number else expression.build(derived, leaves, memo, cotangent.dtype)
-        found.append(_times(cotangent, derived, factor, absorbing))
-    return found
-
-
-class Kernels:
-    """Compiled functions of cones; cones of equal structure share theirs."""
-
-    def __init__(self) -> None:
-        """Starts without any."""
-        self._functions: dict[Any, Any] = {}
-
-    def forward(
-        self, residual: Residual, tensors: Mapping[Any, tf.Tensor]
-    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """Calls the function that computes a cone's result and what is kept of it.
-
-        Args:
-            residual: The cone.
-            tensors: Its inputs.
-
-        Returns:
-            The result and the kept tensors.
-        """
-        cone, inputs = residual.cone, residual.cone.inputs
-        made = [e for e in residual.kept if not isinstance(e, Leaf) and e is not cone.expr]
-
-        def body(arguments: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-            leaves: Any = dict(zip(inputs, arguments, strict=True))
-            memo: dict[Any, tf.Tensor] = {}
-            dtype = cone.output.dtype
-            return [expression.build(e, leaves, memo, dtype) for e in (cone.expr, *made)]
-
-        key = self._key(residual, (cone.expr, *made))
-        function = self._get("forward", key, [_spec(v) for v in inputs], body)
-        result, *rest = function(*(tensors[v] for v in inputs))
-        result.set_shape(cone.output.shape)
-        found = {cone.expr: result, **dict(zip(made, rest, strict=True))}
-        return result, [tensors[e.key] if isinstance(e, Leaf) else found[e] for e in residual.kept]
-
-    def backward(self, residual: Residual, kept: Sequence[tf.Tensor]) -> Any:
-        """The function that multiplies a cotangent by a cone's derivatives.
-
-        Args:
-            residual: The cone.
-            kept: What is kept of it, as it is in the forward pass.
-
-        Returns:
-            The function: from the cotangent and the kept tensors to the products.
-        """
-        specs = [_spec(residual.cone.output), *(tf.TensorSpec(k.shape, k.dtype) for k in kept)]
-
-        def body(arguments: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-            found = products(residual, arguments[0], arguments[1:])
-            pairs = zip(found, residual.derivatives, strict=True)
-            return [p for p, d in pairs if p is not None and not isinstance(d, Const)]
-
-        key = self._key(residual, (*residual.kept, *residual.derivatives))
-        return self._get("backward", key, specs, body)
-
-    def _key(self, residual: Residual, exprs: Sequence[Expr]) -> Any:
-        place: dict[Any, Expr] = {v: Leaf(i) for i, v in enumerate(residual.cone.inputs)}
-        memo: dict[Expr, Expr] = {}
-        shown = tuple(substitute(e, place.__getitem__, memo) for e in exprs)
-        return shown, tuple((v.dtype, v.shape) for v in residual.cone.inputs)
-
-    def _get(self, kind: str, key: Any, specs: Sequence[tf.TensorSpec], body: Any) -> Any:
-        if (kind, key) not in self._functions:
-            name = f"nested_fad_{kind}"
-            self._functions[kind, key] = function.build(name, specs, body, compiled=True)
-        return self._functions[kind, key]
-
-
-def _spec(value: Value) -> tf.TensorSpec:
-    return tf.TensorSpec(value.shape, value.dtype)
