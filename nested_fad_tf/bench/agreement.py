@@ -21,8 +21,8 @@ _STEPS = 10
 _NUDGES = (1, 2, 3)
 # Gradients that a row lists.
 _SHOWN = 10
-# A gradient is determined where it differs by more than this many times what it moves by itself.
-_MARGIN = 10
+# What gradients may differ by, relative to a tensor's largest entry.
+BOUNDS = {"float32": 1e-5, "float64": 1e-12}
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,10 @@ class GradientsRow:
         loss_difference: Relative difference of the losses.
         worst_difference: The largest difference of any gradient.
         worst_tensor: The variable whose gradient that is.
-        worst_determined: The largest difference of any gradient that one unit in the last place
-            of the weights doesn't move at least a tenth as far.
+        worst_determined: The largest difference of any gradient that moves by no more than
+            `BOUNDS` when the weights' last bits change.
+        undetermined: How many gradients move more.
+        worst_excess: The largest ratio of one of those's difference to what it moves by itself.
         control_difference: The largest difference between two plain calls: the noise.
         differences: The ten largest differences by the variable's path.
         sensitivities: How far those gradients move by one unit in the last place of the weights.
@@ -57,6 +59,8 @@ class GradientsRow:
     worst_difference: float
     worst_tensor: str
     worst_determined: float
+    undetermined: int
+    worst_excess: float
     control_difference: float
     differences: dict[str, float]
     sensitivities: dict[str, float]
@@ -126,6 +130,7 @@ def gradients_row(
     worst = max(differences, key=differences.__getitem__)
     nudged = [_differences(plain, run(plain_function, seed)[1]) for seed in _NUDGES]
     sensitivities = {path: max(found[path] for found in nudged) for path in plain}
+    determined = {path for path, moved in sensitivities.items() if moved <= BOUNDS[dtype]}
     largest = sorted(differences, key=differences.__getitem__, reverse=True)[:_SHOWN]
     return GradientsRow(
         model=model,
@@ -135,8 +140,10 @@ def gradients_row(
         loss_difference=_relative(plain_loss, loss),
         worst_difference=differences[worst],
         worst_tensor=worst,
-        worst_determined=max(
-            (d for path, d in differences.items() if d > _MARGIN * sensitivities[path]),
+        worst_determined=max((differences[p] for p in determined), default=0.0),
+        undetermined=len(differences) - len(determined),
+        worst_excess=max(
+            (d / sensitivities[p] for p, d in differences.items() if p not in determined),
             default=0.0,
         ),
         control_difference=max(_differences(plain, again).values()),

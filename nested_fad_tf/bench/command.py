@@ -163,6 +163,7 @@ _COLUMNS: dict[str, list[_Column]] = {
         ("worst gradient", lambda row: f"{row.worst_difference:.1e}"),
         ("of", lambda row: row.worst_tensor),
         ("determined", lambda row: f"{row.worst_determined:.1e}"),
+        ("others", lambda row: f"{row.undetermined}, {row.worst_excess:.1f}x"),
         ("plain twice", lambda row: f"{row.control_difference:.1e}"),
     ],
     "losses": [
