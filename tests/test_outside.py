@@ -99,9 +99,12 @@ def kept_tensors(concrete) -> float:
     return (sum(sizes) - 2) / DEPTH  # the function's result, and its argument
 
 
-@pytest.mark.parametrize("rows", [ROWS, None], ids=["static", "dynamic"])
+@pytest.mark.parametrize(
+    ("options", "rows"),
+    [(OPTIONS[0], ROWS), (OPTIONS[0], None), (OPTIONS[1], ROWS), (OPTIONS[2], None)],
+    ids=["auto-static", "auto-dynamic", "xla-static", "forward_ad-dynamic"],
+)
 @pytest.mark.parametrize("name", ACTIVATIONS)
-@BY_STRATEGY
 def test_a_tape_around_the_function(name, rows, options):
     activation, before, after = ACTIVATIONS[name]
     net, x = Net(activation), numbers(ROWS, WIDTH)
@@ -220,6 +223,24 @@ def test_broadcasting_of_unknown_dimensions():
                 y = called(*arguments)
             found.append(tape.gradient(y, arguments))
         assert_close(found[1], found[0])
+
+
+def test_equality_is_not_asked_twice():
+    def function(x):
+        h = mish(0.3 * x * x)
+        largest = tf.reduce_max(h, -1, keepdims=True)
+        return tf.where(tf.equal(h, largest), tf.exp(h), 0.1 * h) @ tf.ones([WIDTH, 1])
+
+    x = numbers(ROWS, WIDTH)
+    rewritten = nfad.rewrite(function, x, options=OPTIONS[0].replace(fuse="xla"))
+    assert rewritten.reports[-1].changed
+    found = []
+    for called in (tf.function(function), rewritten):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = called(x)
+        found.append(tape.gradient(y, x))
+    assert_close(found[1], found[0])
 
 
 def test_a_custom_gradient_inside_is_left_alone():

@@ -16,7 +16,8 @@ from nested_fad_tf.graph.view import GraphView, Node, Value
 from nested_fad_tf.ops import elementwise
 from nested_fad_tf.ops.expr import Apply, Const, Expr, Leaf
 
-_FLOATS = frozenset({tf.float16, tf.bfloat16, tf.float32, tf.float64})
+# Not float16: a derivative, before it is multiplied with the cotangent, may overflow there.
+_FLOATS = frozenset({tf.bfloat16, tf.float32, tf.float64})
 # Type attributes follow from the inputs; a Cast would change the dtype inside a cone.
 _BOUNDARIES = frozenset({"Cast", "Bitcast"})
 

@@ -30,8 +30,6 @@ from nested_fad_tf.plan.lower import broadcast
 # A derivative has to be computed whether or not the function is ever differentiated. In "auto" it
 # is kept where that saves bytes, in "forward_ad" where it takes no more.
 _NEW = {"auto": 4.0, "recompute": 4.0, "forward_ad": 0.9}
-
-
 # What the compiled functions of a cone must spare, in bytes not written and read again.
 _LEAST_SAVED = 8 << 20
 
@@ -218,14 +216,13 @@ class _Pricing:
         entry[part], leaving[part] = network.node(), network.node()
         new = 1.0 if part in self._computed else self._new
         network.edge(entry[part], leaving[part], max(1.0, self.bytes_of(part) * new))
-        if isinstance(part, Apply):
-            price = self._tradeoff * self._recompute_price(part)
-            network.edge(SOURCE, entry[part], max(0.5, price))
-            for arg in part.args:
-                if not isinstance(arg, Const):
-                    network.edge(leaving[arg], entry[part], np.inf)
-        else:
+        if not isinstance(part, Apply) or _compares_bits(part):
             network.edge(SOURCE, entry[part], np.inf)
+            return
+        network.edge(SOURCE, entry[part], max(0.5, self._tradeoff * self._recompute_price(part)))
+        for arg in part.args:
+            if not isinstance(arg, Const):
+                network.edge(leaving[arg], entry[part], np.inf)
 
     def fused(self, exprs: tuple[Expr, ...]) -> bool:
         """Whether a compiled function spares enough reading and writing to be worth its call."""
@@ -252,6 +249,11 @@ class _Pricing:
         entry = elementwise.TABLE.get(part.op_type)
         price = cost.PRICE[entry.cost if entry else elementwise.Cost.CHEAP]
         return price * self.whole_bytes(part) * (self._dtype.size if _is_boolean(part) else 1)
+
+
+def _compares_bits(part: Apply) -> bool:
+    """Whether it asks if two tensors are equal: see `ops/exact.py`."""
+    return part.op_type in exact_readers() and not any(isinstance(a, Const) for a in part.args)
 
 
 def _is_boolean(expr: Expr) -> bool:
