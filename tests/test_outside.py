@@ -54,7 +54,7 @@ def dropped(net, h):
 
 def masked(net, h):
     positive = h > 0.0
-    return tf.where(positive, tf.sqrt(tf.where(positive, h, 1.0)), 0.1 * h) * tf.sigmoid(h)
+    return tf.where(positive, tf.sqrt(tf.where(positive, h + 0.1, 1.0)), 0.1 * h) * tf.sigmoid(h)
 
 
 # Activation, tensors of full size that plain TensorFlow keeps a layer, and that are kept here.
@@ -223,6 +223,29 @@ def test_broadcasting_of_unknown_dimensions():
                 y = called(*arguments)
             found.append(tape.gradient(y, arguments))
         assert_close(found[1], found[0])
+
+
+@pytest.mark.parametrize("fuse", ["ops", "xla"])
+def test_a_chain_that_reads_another_chains_result(fuse):
+    """The first result is read by a matrix product, too, so that it ends a cone."""
+    weights = [tf.Variable(numbers(WIDTH, WIDTH, seed=i, scale=0.1)) for i in range(3)]
+
+    def function(x):
+        h = mish(x @ weights[0])
+        return (h @ weights[1] + tf.nn.gelu(h)) @ weights[2]
+
+    x = numbers(ROWS, WIDTH)
+    rewritten = nfad.rewrite(function, x, options=OPTIONS[0].replace(fuse=fuse))
+    assert len(rewritten.reports[-1].chains) == 2
+    plain, found = tf.function(function), []
+    for called in (plain, rewritten):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(called(x))
+        found.append(tape.gradient(loss, weights))
+    assert_close(found[1], found[0])
+    before = kept_tensors(plain.get_concrete_function(x)) * DEPTH
+    # x @ w for mish, h for the product and gelu, the sum for the last product.
+    assert kept_tensors(rewritten.get_concrete_function(x)) * DEPTH == 3 < before
 
 
 def test_equality_is_not_asked_twice():

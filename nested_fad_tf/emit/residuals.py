@@ -42,7 +42,7 @@ _OF_WEIGHTS = frozenset(
         "MatMul",
     }
 )
-_BITS = {tf.float16: tf.int16, tf.bfloat16: tf.int16, tf.float32: tf.int32, tf.float64: tf.int64}
+_BITS = {tf.bfloat16: tf.int16, tf.float32: tf.int32, tf.float64: tf.int64}
 
 
 @functools.cache
@@ -70,6 +70,7 @@ def apply(graph: Any, view: GraphView, residuals: Sequence[Residual]) -> None:
         residuals: What to do.
     """
     kernels = Kernels()
+    results: dict[Value, tf.Tensor] = {}  # of the cones so far, with their own gradients
     for residual in residuals:
         name = residual.cone.output.node.name
         with (
@@ -79,15 +80,18 @@ def apply(graph: Any, view: GraphView, residuals: Sequence[Residual]) -> None:
             tf.device(residual.cone.output.node.device or None),
             tf.name_scope(f"nested_fad/{name}/"),
         ):
-            result = _emit(graph, residual, kernels)
+            result = _emit(graph, residual, kernels, results)
+        results[residual.cone.output] = result
         for reader, index in view.consumers[residual.cone.output.id]:
             assert reader.op is not None
             reader.op._update_input(index, result)
 
 
-def _emit(graph: Any, residual: Residual, kernels: Kernels) -> tf.Tensor:
+def _emit(
+    graph: Any, residual: Residual, kernels: Kernels, results: Mapping[Value, tf.Tensor]
+) -> tf.Tensor:
     cone = residual.cone
-    tensors: dict[Any, tf.Tensor] = {v: _tensor(v) for v in cone.inputs}
+    tensors: dict[Any, tf.Tensor] = {v: results.get(v, _tensor(v)) for v in cone.inputs}
     if residual.compiled:
         result, kept = kernels.forward(residual, tensors)
     else:
