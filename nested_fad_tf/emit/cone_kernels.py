@@ -70,8 +70,8 @@ class Kernels:
             return [expression.build(e, leaves, memo, dtype) for e in (cone.expr, *made)]
 
         key = self._key(residual, (cone.expr, *made))
-        function = self._get("forward", key, [_spec(v) for v in inputs], body)
-        result, *rest = function(*(tensors[v] for v in inputs))
+        call = self._get("forward", key, [_spec(v) for v in inputs], body)
+        result, *rest = call(*(tensors[v] for v in inputs))
         result.set_shape(cone.output.shape)
         found = {cone.expr: result, **dict(zip(made, rest, strict=True))}
         return result, [tensors[e.key] if isinstance(e, Leaf) else found[e] for e in residual.kept]
@@ -93,7 +93,8 @@ class Kernels:
             pairs = zip(found, residual.derivatives, strict=True)
             return [p for p, d in pairs if p is not None and not isinstance(d, Const)]
 
-        key = self._key(residual, (*residual.kept, *residual.derivatives))
+        # What is kept and what is derived are told apart: together they could read alike.
+        key = self._key(residual, residual.kept), self._key(residual, residual.derivatives)
         return self._get("backward", key, specs, body)
 
     def _key(self, residual: Residual, exprs: Sequence[Expr]) -> Any:
