@@ -22,11 +22,14 @@ from nested_fad_tf.plan.plan import Decision, Keep, Plan, nothing, worthwhile
 from nested_fad_tf.plan.recompute import Recomputation
 from nested_fad_tf.plan.rewrite import Rewrite, RewriteBuilder
 from nested_fad_tf.plan.shapes import fold_shapes
+from nested_fad_tf.plan.stages import Stages
 
 # How often the cut is repeated with raised prices, and by how much they rise. Each round costs one
 # simulation.
 _ROUNDS = 2
 _RAISE = 1.5
+# How many copies of an op, on average, are plausible; a cut that makes more is taken again.
+_COPIES_EACH = 4
 # Bytes alone decide in "recompute"; a little is charged so that nothing is recomputed for nothing.
 _NEARLY_FREE = 0.05
 
@@ -68,20 +71,21 @@ def plan(candidates: Candidates, options: Options) -> Plan:
 
 
 def _best(candidates: Candidates, tradeoff: float, options: Options) -> _Attempt:
+    stages = Stages(candidates)
     surcharge: dict[int, float] = {}
     times: dict[int, int] = {}
     best: _Attempt | None = None
     for _ in range(_ROUNDS):
-        cut = minimum_cut(candidates, tradeoff, surcharge, times)
+        cut, copies = _affordable_cut(candidates, stages, tradeoff, surcharge, times)
         if best is not None and cut == best.cut:
             break
-        recomputation = Recomputation(candidates, cut, RewriteBuilder(candidates.view))
+        recomputation = Recomputation(stages, cut, RewriteBuilder(candidates.view))
         recomputation.redirect_readers()
         _release(candidates, cut, recomputation.builder)
-        if recomputation.times:
+        if copies:
             fold_shapes(candidates, recomputation.builder)
         rewrite, lifetimes = grouped(candidates, recomputation.builder.build(), options)
-        seconds = tradeoff * _recomputation_price(candidates, recomputation.times)
+        seconds = tradeoff * _recomputation_price(candidates, copies)
         attempt = _Attempt(cut, rewrite, lifetimes, seconds)
         if best is None or attempt.price < best.price:
             best = attempt
@@ -89,10 +93,36 @@ def _best(candidates: Candidates, tradeoff: float, options: Options) -> _Attempt
         for value in cut.kept:
             if value.id in alive:
                 surcharge[value.id] = surcharge.get(value.id, 1.0) * _RAISE
-        for node_id, count in recomputation.times.items():
-            times[node_id] = max(count, times.get(node_id, 1))
+        _raise_times(times, copies)
     assert best is not None
     return best
+
+
+def _affordable_cut(
+    candidates: Candidates,
+    stages: Stages,
+    tradeoff: float,
+    surcharge: Mapping[int, float],
+    times: dict[int, int],
+) -> tuple[Cut, Mapping[int, int]]:
+    """A cut whose copies are about as many as the ops it recomputes, and how often it copies each.
+
+    The cut charges for `times` copies of an op. Along a chain that every layer adds to, an op may
+    be wanted by each of the layers behind it: the copies, and the time to run them, would grow with
+    the square of the depth. Such a cut is taken again at the price of its copies.
+    """
+    while True:
+        cut = minimum_cut(candidates, tradeoff, surcharge, times)
+        copies = stages.copies(cut)
+        dearer = {i: n for i, n in copies.items() if n > times.get(i, 1)}
+        if not dearer or sum(copies.values()) <= _COPIES_EACH * len(copies):
+            return cut, copies
+        _raise_times(times, copies)
+
+
+def _raise_times(times: dict[int, int], copies: Mapping[int, int]) -> None:
+    for node_id, count in copies.items():
+        times[node_id] = max(count, times.get(node_id, 1))
 
 
 def _release(candidates: Candidates, cut: Cut, builder: RewriteBuilder) -> None:

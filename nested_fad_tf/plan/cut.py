@@ -111,7 +111,8 @@ def minimum_cut(
 
     Args:
         candidates: The buffers and their prices.
-        tradeoff: Multiplies the price of recomputing.
+        tradeoff: Multiplies the price of recomputing something once. Every further time costs at
+            least its price, or a chain that all layers add to would be recomputed by each of them.
         surcharge: Factors on the price of keeping, by storage root's value id; what is alive at the
             peak costs more.
         times: How often a node would have to be recomputed, by node id; once by default.
@@ -129,8 +130,9 @@ def minimum_cut(
             leaving[root.id] = out = network.node()
             price = _keep_price(candidates, root) * surcharge.get(root.id, 1.0)
             network.edge(inside, out, max(1.0, price))
-        repeats = times.get(node.id, 1) if times else 1
-        _connect_inputs(candidates, network, node, inside, leaving, tradeoff * repeats)
+        again = times.get(node.id, 1) - 1 if times else 0
+        factor = tradeoff + again * max(tradeoff, 1.0)
+        _connect_inputs(candidates, network, node, inside, leaving, factor)
     for root_id in candidates.needed:
         network.edge(leaving[root_id], SINK, np.inf)
     if not entry:

@@ -1,12 +1,8 @@
 """From a cut to nodes: copies of what is recomputed, each starting just in time.
 
-A copy belongs to a *stage*, the cotangent that it starts with. For element-wise readers that is the
-last cotangent of their region that isn't made element-wise (by a matrix product, a reduction), so
-that they share copies and can be fused with them; for all other readers it is the cotangent they
-read. Readers in different stages get copies of their own: to share them would keep them alive in
-between, which is what the cut decided against. The copies that read kept values only get a control
-dependency on the stage's cotangent; the others wait for them by data. Had all copies been free to
-start, they would all be made at once and nothing would be saved.
+A copy belongs to a *stage* (see plan/stages.py). The copies that read kept values only get a
+control dependency on the stage's cotangent; the others wait for them by data. Had all copies been
+free to start, they would all be made at once and nothing would be saved.
 
 A stage also waits for the matrix products and reductions that read cotangents or copies of the
 stages before. Without that the executor is free to run down the chain of cotangents first and to
@@ -25,11 +21,11 @@ import numpy as np
 import tensorflow as tf
 
 from nested_fad_tf.graph.view import Node, Value
-from nested_fad_tf.ops import elementwise, views
-from nested_fad_tf.plan import bits, cost
-from nested_fad_tf.plan.candidates import Candidates
+from nested_fad_tf.ops import views
+from nested_fad_tf.plan import bits
 from nested_fad_tf.plan.cut import Cut
 from nested_fad_tf.plan.rewrite import RewriteBuilder
+from nested_fad_tf.plan.stages import Stages, copy_test, packed_roots, read_by_copy
 
 
 class Recomputation:
@@ -37,83 +33,55 @@ class Recomputation:
 
     Attributes:
         builder: Where the copies go.
-        times: How often each node was copied, by node id.
     """
 
-    def __init__(self, candidates: Candidates, cut: Cut, builder: RewriteBuilder) -> None:
+    def __init__(self, stages: Stages, cut: Cut, builder: RewriteBuilder) -> None:
         """Prepares for one cut."""
         self.builder = builder
-        self.times: dict[int, int] = {}
-        self._candidates = candidates
-        self._recomputed = cut.recomputed
-        self._packed = {v.id for v in cut.kept if cost.packs(v)}
+        self._stages = stages
+        self._needs_copy = copy_test(cut)
+        self._packed = packed_roots(cut)
         self._packed_words: dict[int, tuple[bits.Steps, Value]] = {}
-        self._stages: dict[int, dict[int, Value]] = {}  # cotangent's node id -> value id -> copy
-        self._first: dict[int, list[Node]] = {}  # cotangent's node id -> copies that wait for it
-        self._last: dict[int, list[Node]] = {}  # cotangent's node id -> what its readers make of it
+        self._copies: dict[int, dict[int, Value]] = {}  # stage's node id -> value id -> copy
+        self._first: dict[int, list[Node]] = {}  # stage's node id -> copies that wait for it
 
     def redirect_readers(self) -> None:
         """Gives every cotangent op that reads something recomputed or packed its copy."""
-        cotangent = self._candidates.roles.cotangent
-        anchors: dict[int, Node] = {}
-        live = self._candidates.view.live
-        for node in self._candidates.view.nodes:
-            if not (cotangent[node.id] and live[node.id]):  # to wait for dead code would revive it
-                continue
-            incoming = [v for v in node.inputs if cotangent[v.node.id]]
-            if not incoming:  # a gradient's start, made from forward values: it reads the originals
-                anchors[node.id] = node
-                continue
-            through = _passes_through(node) and not all(map(self._candidates.is_free, incoming))
-            sources = (anchors[v.node.id] if through else v.node for v in incoming)
-            stage = max(sources, key=_id)
-            anchors[node.id] = stage if through else node
+        nodes = self.builder.view.nodes
+        for node_id, stage in self._stages.of.items():
+            node = nodes[node_id]
             for index, value in enumerate(node.inputs):
                 if self._needs_copy(value):
                     self.builder.redirect(node, index, self._copy_for(value, stage))
-            # A collective or an assignment may wait for others; what runs locally is what to wait
-            # for.
-            if not (_passes_through(node) or node.stateful):
-                self._last.setdefault(stage.id, []).append(node)
         self._order_stages()
 
     def _order_stages(self) -> None:
         waits: list[Node] = []
-        for stage_id in sorted(self._stages.keys() | self._last.keys()):
+        ends = self._stages.ends
+        for stage_id in sorted(self._first.keys() | ends.keys()):
             if stage_id in self._first:
                 for copy in self._first[stage_id]:
                     copy.controls.extend(waits)
                 waits = []
-            waits += self._last.get(stage_id, ())
-
-    def _needs_copy(self, value: Value) -> bool:
-        root = value.storage
-        return root.node.id in self._recomputed or root.id in self._packed
+            waits += ends.get(stage_id, ())
 
     def _copy_for(self, value: Value, stage: Node) -> Value:
         """The copy of a forward value that the readers in a stage share."""
-        copies = self._stages.setdefault(stage.id, {})
+        copies = self._copies.setdefault(stage.id, {})
         pending = [value]
         while pending:
             top = pending[-1]
             if top.id in copies or not self._needs_copy(top):
                 pending.pop()
                 continue
-            missing = [v for v in self._read(top) if v.id not in copies and self._needs_copy(v)]
+            read = read_by_copy(top, self._packed)
+            missing = [v for v in read if v.id not in copies and self._needs_copy(v)]
             if missing:
                 pending.extend(missing)
                 continue
             self._make(top, stage, copies)
             pending.pop()
         return copies[value.id]
-
-    def _read(self, value: Value) -> list[Value]:
-        """The values a copy reads."""
-        if value.id in self._packed or value.node.op_type in views.SHAPE_ONLY:
-            return []
-        if value.node.op_type in views.PAIRWISE_ALIASES:
-            return [value.node.inputs[value.index]]
-        return value.node.inputs
 
     def _make(self, value: Value, stage: Node, copies: dict[int, Value]) -> None:
         node = value.node
@@ -123,8 +91,6 @@ class Recomputation:
         if node.op_type in views.PAIRWISE_ALIASES:
             copies[value.id] = copies[node.inputs[value.index].id]
             return
-        if node.op_type not in views.ALIASES:
-            self.times[node.id] = self.times.get(node.id, 0) + 1
         if node.op_type in ("ZerosLike", "OnesLike"):
             copies[value.id] = self._fill(value, stage)
             return
@@ -187,12 +153,3 @@ class Recomputation:
         boolean = steps.unpack(words, stage)
         self._first.setdefault(stage.id, []).append(steps.first_unpacked)
         return steps.reshape(boolean, self._shape_of(value, value), value.shape, "/unpack")
-
-
-def _id(node: Node) -> int:
-    return node.id
-
-
-def _passes_through(node: Node) -> bool:
-    """Whether a cotangent op only works element by element on what it gets."""
-    return node.op_type in elementwise.TABLE or node.op_type in views.ALIASES

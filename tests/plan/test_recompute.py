@@ -12,12 +12,14 @@ from nested_fad_tf.plan.cut import Cut, minimum_cut
 from nested_fad_tf.plan.peak import simulate
 from nested_fad_tf.plan.recompute import Recomputation
 from nested_fad_tf.plan.rewrite import Rewrite, RewriteBuilder
+from nested_fad_tf.plan.stages import Stages
+from nested_fad_tf.plan.strategies import STRATEGIES
 
 OPTIONS = nfad.Options(fuse="ops", min_bytes=64, on_error="raise", strategy="recompute")
 
 
 def recompute(candidates: Candidates, cut: Cut) -> tuple[Recomputation, Rewrite]:
-    recomputation = Recomputation(candidates, cut, RewriteBuilder(candidates.view))
+    recomputation = Recomputation(Stages(candidates), cut, RewriteBuilder(candidates.view))
     recomputation.redirect_readers()
     return recomputation, recomputation.builder.build()
 
@@ -35,15 +37,15 @@ def mish_step(x, w, v):
 
 
 @pytest.fixture
-def mishes() -> tuple[Candidates, Recomputation, Rewrite]:
+def mishes() -> tuple[Candidates, Cut, Rewrite]:
     candidates = candidates_of(mish_step, SQUARE, SQUARE, SQUARE)
     cut = minimum_cut(candidates, 1.0)
     assert sorted(names(cut.kept)) == ["Tanh_1:0", "matmul:0"]
-    return candidates, *recompute(candidates, cut)
+    return candidates, cut, recompute(candidates, cut)[1]
 
 
 def test_readers_in_different_stages_get_copies_of_their_own(mishes):
-    candidates, recomputation, rewrite = mishes
+    candidates, cut, rewrite = mishes
     view = candidates.view
     weight_gradient = node(view, "gradient_tape/matmul_1/MatMul_1")
     region = node(view, "gradient_tape/TanhGrad_1")
@@ -52,8 +54,40 @@ def test_readers_in_different_stages_get_copies_of_their_own(mishes):
     assert (product.op_type, tanh.op_type) == ("Mul", "Tanh")
     assert product.inputs[1].node.op_type == "Tanh"
     assert product.inputs[1].node is not tanh
-    times = {view.nodes[i].op_type: count for i, count in recomputation.times.items()}
-    assert times == {"Softplus": 2, "Tanh": 2, "Mul": 1, "Sigmoid": 1}
+    copies = {view.nodes[i].op_type: n for i, n in Stages(candidates).copies(cut).items()}
+    assert copies == {"Softplus": 2, "Tanh": 2, "Mul": 1, "Sigmoid": 1}
+
+
+def residual_step(depth):
+    def step(x, w):
+        with tf.GradientTape() as tape:
+            tape.watch(w)
+            for _ in range(depth):
+                x = x + mish(tf.tanh(x) @ w)
+            loss = tf.reduce_sum(x)
+        return tape.gradient(loss, w)
+
+    return step
+
+
+@pytest.mark.parametrize("strategy", ["auto", "recompute"])
+def test_copies_grow_with_the_depth_and_not_with_its_square(strategy, monkeypatch):
+    """All blocks behind one want its sum: without a bound each would compute all sums before it."""
+    tried = []
+    build = RewriteBuilder.build
+
+    def record(builder):
+        tried.append(len(builder.nodes))
+        return build(builder)
+
+    monkeypatch.setattr(RewriteBuilder, "build", record)
+    most = []
+    for depth in (20, 80):
+        candidates = candidates_of(residual_step(depth), SQUARE, SQUARE)
+        assert STRATEGIES[strategy](candidates, OPTIONS.replace(strategy=strategy)).rewrite
+        most.append(max(tried))
+        tried.clear()
+    assert 20 < most[0] < most[1] < 6 * most[0]
 
 
 def test_element_wise_readers_of_a_region_share_copies(mishes):
@@ -203,7 +237,10 @@ def run_both(step, *args, options=OPTIONS, spec=None):
 def dropout_step(x, w, v):
     with tf.GradientTape() as tape:
         tape.watch([w, v])
-        h = tf.tanh(mish(x @ w))
+        # Neither mish nor swish: where TensorFlow runs oneDNN, it fuses those on its own if nothing
+        # else reads what is inside, and rounds otherwise than the ops.
+        z = x @ w
+        h = tf.tanh(z * tf.atan(z))
         noise = tf.random.stateless_uniform(tf.shape(h), (1, 2))
         z = tf.where(noise < 0.6, h / 0.6, tf.zeros([])) @ v
         loss = tf.reduce_sum(z * z)

@@ -1,0 +1,144 @@
+"""When the backward pass computes something again: stages, each started by one cotangent.
+
+For element-wise readers a stage is the last cotangent of their region that isn't made element-wise
+(by a matrix product, a reduction), so that they share copies and can be fused with them; for all
+other readers it is the cotangent they read. Readers in different stages get copies of their own: to
+share them would keep them alive in between, which is what the cut decided against.
+
+How often a cut computes each node again is therefore known before a copy is made: it is the number
+of stages that its copies reach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from nested_fad_tf.graph.view import Node, Value
+from nested_fad_tf.ops import elementwise, views
+from nested_fad_tf.plan import cost
+from nested_fad_tf.plan.candidates import Candidates
+from nested_fad_tf.plan.cut import Cut
+
+
+class Stages:
+    """The stages of a graph; they don't depend on what is kept.
+
+    Attributes:
+        of: The cotangent op that starts the stage of each reader, by the reader's node id, in
+            execution order. A gradient's start, made from forward values, has none: it reads the
+            originals.
+        ends: By a stage's node id: what its readers make of it. The next stage waits for these.
+    """
+
+    def __init__(self, candidates: Candidates) -> None:
+        """Finds the stage of every cotangent op that runs."""
+        self._candidates = candidates
+        self.of: dict[int, Node] = {}
+        self.ends: dict[int, list[Node]] = {}
+        anchors: dict[int, Node] = {}
+        cotangent, live = candidates.roles.cotangent, candidates.view.live
+        for node in candidates.view.nodes:
+            if not (cotangent[node.id] and live[node.id]):  # to wait for dead code would revive it
+                continue
+            incoming = [v for v in node.inputs if cotangent[v.node.id]]
+            if not incoming:
+                anchors[node.id] = node
+                continue
+            through = _passes_through(node) and not all(map(candidates.is_free, incoming))
+            sources = (anchors[v.node.id] if through else v.node for v in incoming)
+            stage = max(sources, key=_id)
+            anchors[node.id] = stage if through else node
+            self.of[node.id] = stage
+            # A collective or an assignment may wait for others; what runs locally is what to wait
+            # for.
+            if not (_passes_through(node) or node.stateful):
+                self.ends.setdefault(stage.id, []).append(node)
+
+    def copies(self, cut: Cut) -> Mapping[int, int]:
+        """Counts how often a cut computes each node again.
+
+        Args:
+            cut: What is kept and what is recomputed.
+
+        Returns:
+            The number of copies by node id; mere views count as none.
+        """
+        needs_copy = copy_test(cut)
+        number = {stage.id: i for i, stage in enumerate(self.of.values())}
+        wanted: dict[int, int] = {}  # value id -> the stages that want a copy, as bits of a number
+        nodes = self._candidates.view.nodes
+        for node_id, stage in self.of.items():
+            for value in nodes[node_id].inputs:
+                if needs_copy(value):
+                    wanted[value.id] = wanted.get(value.id, 0) | 1 << number[stage.id]
+        times: dict[int, int] = {}
+        packed = packed_roots(cut)
+        for node in reversed(nodes):
+            by_node = 0
+            for value in node.outputs:
+                stages = wanted.get(value.id)
+                if stages is None:
+                    continue
+                by_node |= 0 if value.id in packed else stages
+                for source in read_by_copy(value, packed):
+                    if needs_copy(source):
+                        wanted[source.id] = wanted.get(source.id, 0) | stages
+            if by_node and node.op_type not in views.ALIASES | views.PAIRWISE_ALIASES:
+                times[node.id] = by_node.bit_count()
+        return times
+
+
+def packed_roots(cut: Cut) -> frozenset[int]:
+    """Ids of the values that a cut keeps as bits.
+
+    Args:
+        cut: The cut.
+
+    Returns:
+        The ids.
+    """
+    return frozenset(v.id for v in cut.kept if cost.packs(v))
+
+
+def copy_test(cut: Cut) -> Callable[[Value], bool]:
+    """Tells what the backward pass can't read as it is.
+
+    Args:
+        cut: The cut.
+
+    Returns:
+        A function of a forward value: whether it is recomputed, or unpacked from bits.
+    """
+    packed = packed_roots(cut)
+
+    def needs_copy(value: Value) -> bool:
+        root = value.storage
+        return root.node.id in cut.recomputed or root.id in packed
+
+    return needs_copy
+
+
+def read_by_copy(value: Value, packed: frozenset[int]) -> Sequence[Value]:
+    """The values that a copy of a value is computed from.
+
+    Args:
+        value: What is copied.
+        packed: Ids of values that are unpacked instead.
+
+    Returns:
+        Inputs of its node.
+    """
+    if value.id in packed or value.node.op_type in views.SHAPE_ONLY:
+        return ()
+    if value.node.op_type in views.PAIRWISE_ALIASES:
+        return (value.node.inputs[value.index],)
+    return value.node.inputs
+
+
+def _id(node: Node) -> int:
+    return node.id
+
+
+def _passes_through(node: Node) -> bool:
+    """Whether a cotangent op only works element by element on what it gets."""
+    return node.op_type in elementwise.TABLE or node.op_type in views.ALIASES
