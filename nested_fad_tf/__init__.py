@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     from nested_fad_tf.errors import (
         OptionsError,
         RewriteError,
+        SavedModelError,
         UnsupportedVersionError,
         VerificationError,
     )
     from nested_fad_tf.functions import Function, Session, explain, function, rewrite, rewriting
+    from nested_fad_tf.integrations import saved_model
     from nested_fad_tf.options import Options
     from nested_fad_tf.report.memory import Measurement, measure
     from nested_fad_tf.report.summary import Kept, Report
@@ -39,6 +41,7 @@ __all__ = [
     "OptionsError",
     "Report",
     "RewriteError",
+    "SavedModelError",
     "Session",
     "UnsupportedVersionError",
     "VerificationError",
@@ -47,6 +50,7 @@ __all__ = [
     "measure",
     "rewrite",
     "rewriting",
+    "saved_model",
     "testing",
 ]
 
@@ -61,6 +65,7 @@ _HOMES = {
     "OptionsError": "errors",
     "Report": "report.summary",
     "RewriteError": "errors",
+    "SavedModelError": "errors",
     "Session": "functions",
     "UnsupportedVersionError": "errors",
     "VerificationError": "errors",
@@ -70,8 +75,8 @@ _HOMES = {
     "rewrite": "functions",
     "rewriting": "functions",
 }
-# Public modules.
-_MODULES = frozenset({"testing"})
+# Public modules, and where they are.
+_MODULES = {"saved_model": "integrations.saved_model", "testing": "testing"}
 
 
 if not TYPE_CHECKING:  # To type checkers, a module with __getattr__ has every name.
@@ -79,7 +84,7 @@ if not TYPE_CHECKING:  # To type checkers, a module with __getattr__ has every n
     def __getattr__(name: str) -> Any:
         """Imports a public name on first use."""
         if name in _MODULES:
-            return importlib.import_module(f"{__name__}.{name}")
+            return importlib.import_module(f"{__name__}.{_MODULES[name]}")
         home = _HOMES.get(name)
         if home is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

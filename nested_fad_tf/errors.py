@@ -15,3 +15,7 @@ class VerificationError(RewriteError):
 
 class UnsupportedVersionError(RewriteError):
     """The installed TensorFlow lacks something the rewriter relies on."""
+
+
+class SavedModelError(RewriteError):
+    """A SavedModel can't be read or written; the message says why and what to do."""

@@ -84,6 +84,7 @@ class Report:
         seconds: Time spent on rewriting.
         nominal_size: What unknown dimensions were taken to be; `None` if there are none.
         gradient_seeds: Names of the tensors recognised as seeds of gradient computations.
+        functions: For a SavedModel: the reports on its functions, whose sums this one holds.
     """
 
     function_name: str
@@ -101,6 +102,7 @@ class Report:
     seconds: float = 0.0
     nominal_size: int | None = None
     gradient_seeds: tuple[str, ...] = ()
+    functions: tuple[Report, ...] = ()
 
     def summary(self, print_fn: Callable[[str], Any] = print, detailed: bool = False) -> None:
         """Prints the report, at most 100 columns wide.
@@ -273,6 +275,38 @@ def from_outside_plan(
         nodes_after=len(view.nodes),
         seconds=seconds,
         nominal_size=view.nominal if unknown else None,
+    )
+
+
+def combined(name: str, reports: Sequence[Report], strategy: str, seconds: float) -> Report:
+    """One report on several functions.
+
+    Args:
+        name: What holds them.
+        reports: The reports on each.
+        strategy: The strategy asked for.
+        seconds: Time spent.
+
+    Returns:
+        Their sums. Functions that call each other, or stand for each other, aren't told apart.
+    """
+    changed = any(r.changed for r in reports)
+    reasons = dict.fromkeys(r.reason for r in reports if r.reason)
+    nominal = [r.nominal_size for r in reports if r.nominal_size]
+    return Report(
+        function_name=name,
+        changed=changed,
+        reason="" if changed else "; ".join(reasons) or "it holds no functions",
+        strategy=strategy,
+        chains=tuple(c for r in reports for c in r.chains),
+        kept=tuple(sorted((k for r in reports for k in r.kept), key=lambda k: -k.bytes)),
+        kept_bytes_before=sum(r.kept_bytes_before for r in reports),
+        kept_bytes_after=sum(r.kept_bytes_after for r in reports),
+        nodes_before=sum(r.nodes_before for r in reports),
+        nodes_after=sum(r.nodes_after for r in reports),
+        seconds=seconds,
+        nominal_size=nominal[0] if nominal else None,
+        functions=tuple(reports),
     )
 
 

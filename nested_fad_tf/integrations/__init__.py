@@ -1,0 +1,1 @@
+"""Where functions come from that nobody decorates: files, trainers, strategies."""

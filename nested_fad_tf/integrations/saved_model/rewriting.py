@@ -1,0 +1,186 @@
+"""From one SavedModel to another: which functions are rewritten, and what is said of it."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from nested_fad_tf import pipeline
+from nested_fad_tf.errors import SavedModelError
+from nested_fad_tf.integrations.saved_model import files, gradients
+from nested_fad_tf.integrations.saved_model.library import Library
+from nested_fad_tf.integrations.saved_model.op_list import list_new_ops
+from nested_fad_tf.options import Options
+from nested_fad_tf.report.summary import Report, combined, unchanged
+
+# Compiled groups need XLA, which TensorFlow Serving need not have.
+DEFAULT_OPTIONS = Options(fuse="ops")
+_OLD = "written by TensorFlow 1: it holds no functions that could be rewritten"
+
+Progress = Callable[[int, int, str], None]
+
+
+def rewrite(
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
+    options: Options | None = None,
+    signatures: Sequence[str] | None = None,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Rewrites a SavedModel so that training what it holds keeps less memory.
+
+        report = nfad.saved_model.rewrite("model", "model_small")
+        report.summary()
+
+    The result loads with `tf.saved_model.load` in processes without this package, gives the same
+    outputs, and its functions can be differentiated. With fuse="ops", the default here, it holds
+    plain TensorFlow ops only and can be served wherever the original could.
+
+    Args:
+        src: The folder of a SavedModel; it is only read.
+        dst: The folder to write; it appears when all is done.
+        options: What may be done; `Options(fuse="ops")` by default.
+        signatures: Rewrite what these signatures call only; everything by default.
+        overwrite: Whether `dst` may exist already, and is replaced.
+        progress: Called with the number of functions done, how many there are, and the name of the
+            next one.
+
+    Returns:
+        A report on all functions, with one for each in `functions`.
+
+    Raises:
+        SavedModelError: If `src` can't be read, `dst` can't be written, or a signature is unknown.
+        RewriteError: If a rewrite fails and `options.on_error` is "raise".
+    """
+    options = options or DEFAULT_OPTIONS
+    source, destination = pathlib.Path(src), pathlib.Path(dst)
+    if source.resolve() in [destination.resolve(), *destination.resolve().parents]:
+        raise SavedModelError(f"{destination} is {source} or lies inside; choose another folder")
+    start = time.perf_counter()
+    with files.replacing(destination, overwrite=overwrite) as folder:
+        model = files.read(source)
+        reports = _each(model, options, signatures, progress, apply=True)
+        try:
+            files.write(model, source, folder)
+        except OSError as error:
+            raise SavedModelError(f"cannot write {destination}: {error.strerror}") from error
+        files.load(folder, "cannot be loaded after rewriting; please report this", variables=False)
+    return combined(str(source), reports, options.strategy, time.perf_counter() - start)
+
+
+def inspect(
+    src: str | os.PathLike[str],
+    options: Options | None = None,
+    signatures: Sequence[str] | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Report:
+    """Says what is kept when a SavedModel is trained, and what `rewrite` would change.
+
+    Args:
+        src: The folder of a SavedModel; it is only read.
+        options: What might be done; `Options(fuse="ops")` by default.
+        signatures: Look at what these signatures call only; at everything by default.
+        progress: As for `rewrite`.
+
+    Returns:
+        The report that `rewrite` would give.
+
+    Raises:
+        SavedModelError: If `src` can't be read or a signature is unknown.
+    """
+    options = options or DEFAULT_OPTIONS
+    source = pathlib.Path(src)
+    start = time.perf_counter()
+    model = files.read(source)
+    reports = _each(model, options, signatures, progress, apply=False)
+    return combined(str(source), reports, options.strategy, time.perf_counter() - start)
+
+
+def _each(
+    model: Any,
+    options: Options,
+    signatures: Sequence[str] | None,
+    progress: Progress | None,
+    *,
+    apply: bool,
+) -> list[Report]:
+    """Rewrites the functions of a SavedModel in place, or only plans to."""
+    (meta_graph, *others) = model.meta_graphs
+    if others or not meta_graph.HasField("object_graph_def"):
+        return [unchanged("all functions", _OLD, options.strategy, 0, 0.0)]
+    library = Library(meta_graph)
+    chosen = _chosen(library, _entries(meta_graph.object_graph_def, signatures))
+    reports, steps = [], set[str]()
+    for number, name in enumerate(chosen):
+        if progress is not None:
+            progress(number, len(chosen), name)
+        if name not in steps:
+            report = _one(library, name, options, apply)
+            reports.append(report)
+            # What a training step calls is differentiated in there, once and for all.
+            steps |= library.reachable([name]) if report.gradient_seeds else set()
+    if progress is not None:
+        progress(len(chosen), len(chosen), "")
+    if apply:
+        list_new_ops(meta_graph)
+    return reports
+
+
+def _one(library: Library, name: str, options: Options, apply: bool) -> Report:
+    graph = library.functions[name].graph
+    known = set(graph.get_operations())
+    report = pipeline.rewrite_graph(graph, options, apply=apply)
+    if apply and report.changed:
+        library.store(name, gradients.store(library, name, known))
+    return report
+
+
+def _entries(objects: Any, signatures: Sequence[str] | None) -> Iterable[str]:
+    """Names of the functions that somebody may call."""
+    if signatures is None:
+        return list(objects.concrete_functions)
+    known = signature_functions(objects)
+    for name in signatures:
+        if name not in known:
+            has = ", ".join(map(repr, sorted(known))) or "none"
+            raise SavedModelError(f"unknown signature {name!r}; the model has: {has}")
+    return [known[name] for name in signatures]
+
+
+def signature_functions(objects: Any) -> dict[str, str]:
+    """The functions of a SavedModel's signatures.
+
+    Args:
+        objects: Its object graph.
+
+    Returns:
+        The names of the functions, by signature.
+    """
+    children = {c.local_name: objects.nodes[c.node_id] for c in objects.nodes[0].children}
+    if "signatures" not in children:
+        return {}
+    found = {}
+    for child in children["signatures"].children:
+        function = objects.nodes[child.node_id].bare_concrete_function.concrete_function_name
+        if function:
+            found[child.local_name] = function
+    return found
+
+
+def _chosen(library: Library, entries: Iterable[str]) -> list[str]:
+    """What to rewrite, callers first.
+
+    Functions and what they call, but no gradients: those of chains that were rewritten before, and
+    those that users gave.
+    """
+    done = library.reachable(library.gradients())
+    known = set(library.names())
+    wanted = library.reachable(name for name in entries if name in known) - done
+    calls = {name: len(library.reachable([name])) for name in wanted}
+    return sorted(wanted, key=lambda name: (-calls[name], name))
