@@ -12,6 +12,7 @@ from typing import Any
 from absl import logging
 
 from nested_fad_tf.emit import edit, residuals
+from nested_fad_tf.emit.outlined import Outlines
 from nested_fad_tf.errors import RewriteError
 from nested_fad_tf.graph.roles import Roles, find_roles
 from nested_fad_tf.graph.view import GraphView
@@ -29,13 +30,16 @@ _NO_GRADIENT = (
 _warned: set[str] = set()
 
 
-def rewrite_graph(graph: Any, options: Options, *, apply: bool = True) -> Report:
+def rewrite_graph(
+    graph: Any, options: Options, *, apply: bool = True, outlines: Outlines | None = None
+) -> Report:
     """Rewrites a traced function graph in place.
 
     Args:
         graph: A `FuncGraph` that was just traced and not yet made into a `ConcreteFunction`.
         options: What may be done.
         apply: Whether to change the graph; otherwise the report says what would be done.
+        outlines: Where to put gradients that a SavedModel is to hold.
 
     Returns:
         What was done, or why nothing was.
@@ -46,18 +50,20 @@ def rewrite_graph(graph: Any, options: Options, *, apply: bool = True) -> Report
     start = time.perf_counter()
     try:
         with _without_garbage_collection():
-            return _rewrite(graph, options, apply, start)
+            return _rewrite(graph, options, apply, outlines, start)
     except Exception as error:
         return _failed(graph, error, options, time.perf_counter() - start)
 
 
-def _rewrite(graph: Any, options: Options, apply: bool, start: float) -> Report:
+def _rewrite(
+    graph: Any, options: Options, apply: bool, outlines: Outlines | None, start: float
+) -> Report:
     view = GraphView.from_func_graph(graph, options.nominal_size)
     roles = find_roles(view)
     if not roles.seeds:
         outside = plan_outside(view, options)
         if apply:
-            residuals.apply(graph, view, outside.residuals)
+            residuals.apply(graph, view, outside.residuals, outlines)
         reason = "" if outside.residuals else _NO_GRADIENT
         seconds = time.perf_counter() - start
         return summary.from_outside_plan(view, outside, options.strategy, reason, seconds)

@@ -69,7 +69,7 @@ class Kernels:
             dtype = cone.output.dtype
             return [expression.build(e, leaves, memo, dtype) for e in (cone.expr, *made)]
 
-        key = self._key(residual, (cone.expr, *made))
+        key = structure(residual, (cone.expr, *made))
         call = self._get("forward", key, [_spec(v) for v in inputs], body)
         result, *rest = call(*(tensors[v] for v in inputs))
         result.set_shape(cone.output.shape)
@@ -94,20 +94,30 @@ class Kernels:
             return [p for p, d in pairs if p is not None and not isinstance(d, Const)]
 
         # What is kept and what is derived are told apart: together they could read alike.
-        key = self._key(residual, residual.kept), self._key(residual, residual.derivatives)
+        key = structure(residual, residual.kept), structure(residual, residual.derivatives)
         return self._get("backward", key, specs, body)
-
-    def _key(self, residual: Residual, exprs: Sequence[Expr]) -> Any:
-        place: dict[Any, Expr] = {v: Leaf(i) for i, v in enumerate(residual.cone.inputs)}
-        memo: dict[Expr, Expr] = {}
-        shown = tuple(substitute(e, place.__getitem__, memo) for e in exprs)
-        return shown, tuple((v.dtype, v.shape) for v in residual.cone.inputs)
 
     def _get(self, kind: str, key: Any, specs: Sequence[tf.TensorSpec], body: Any) -> Any:
         if (kind, key) not in self._functions:
             name = f"nested_fad_{kind}"
             self._functions[kind, key] = function.build(name, specs, body, compiled=True)
         return self._functions[kind, key]
+
+
+def structure(residual: Residual, exprs: Sequence[Expr]) -> Any:
+    """What expressions of a cone look like, whatever the cone is of.
+
+    Args:
+        residual: The cone.
+        exprs: Expressions over its inputs.
+
+    Returns:
+        A key: equal for cones of equal structure, dtypes and shapes.
+    """
+    place: dict[Any, Expr] = {v: Leaf(i) for i, v in enumerate(residual.cone.inputs)}
+    memo: dict[Expr, Expr] = {}
+    shown = tuple(substitute(e, place.__getitem__, memo) for e in exprs)
+    return shown, tuple((v.dtype, v.shape) for v in residual.cone.inputs)
 
 
 def _spec(value: Value) -> tf.TensorSpec:

@@ -27,7 +27,8 @@ from tensorflow.core.framework import attr_value_pb2
 from tensorflow.python.framework import ops
 
 from nested_fad_tf.emit import expression
-from nested_fad_tf.emit.cone_kernels import Kernels, products, times
+from nested_fad_tf.emit.cone_kernels import Kernels, products, structure, times
+from nested_fad_tf.emit.outlined import Outlines
 from nested_fad_tf.graph.view import GraphView, Value, static_shape
 from nested_fad_tf.ops.expr import Const, Expr
 from nested_fad_tf.plan.outside import Residual
@@ -61,13 +62,16 @@ def _pass_through(shape: tuple[int | None, ...] | None, dtype: tf.DType) -> str:
     return name
 
 
-def apply(graph: Any, view: GraphView, residuals: Sequence[Residual]) -> None:
+def apply(
+    graph: Any, view: GraphView, residuals: Sequence[Residual], outlines: Outlines | None = None
+) -> None:
     """Rewrites a graph in place.
 
     Args:
         graph: The `FuncGraph` that the plan was made for.
         view: The view of it.
         residuals: What to do.
+        outlines: Where to put gradients that a SavedModel is to hold.
     """
     kernels = Kernels()
     results: dict[Value, tf.Tensor] = {}  # of the cones so far, with their own gradients
@@ -80,7 +84,7 @@ def apply(graph: Any, view: GraphView, residuals: Sequence[Residual]) -> None:
             tf.device(residual.cone.output.node.device or None),
             tf.name_scope(f"nested_fad/{name}/"),
         ):
-            result = _emit(graph, residual, kernels, results)
+            result = _emit(residual, kernels, results, outlines)
         results[residual.cone.output] = result
         for reader, index in view.consumers[residual.cone.output.id]:
             assert reader.op is not None
@@ -88,7 +92,10 @@ def apply(graph: Any, view: GraphView, residuals: Sequence[Residual]) -> None:
 
 
 def _emit(
-    graph: Any, residual: Residual, kernels: Kernels, results: Mapping[Value, tf.Tensor]
+    residual: Residual,
+    kernels: Kernels,
+    results: Mapping[Value, tf.Tensor],
+    outlines: Outlines | None,
 ) -> tf.Tensor:
     cone = residual.cone
     tensors: dict[Any, tf.Tensor] = {v: results.get(v, _tensor(v)) for v in cone.inputs}
@@ -99,14 +106,44 @@ def _emit(
         kept = [expression.build(e, tensors, memo, cone.output.dtype) for e in residual.kept]
         result = _tensor(cone.output)
     shapes = [_shape_of(tensors[v], result) for v in cone.active]
+    arguments = [result, *(tensors[v] for v in cone.active), *kept]
+    arguments += [s for s in shapes if s is not None]
+    reduced = [s is not None for s in shapes]
+
+    def attach(inner: Sequence[tf.Tensor]) -> tf.Tensor:
+        return _with_gradient(residual, inner, reduced, kernels)
+
+    if outlines is None:
+        return attach(arguments)
+    active = tuple(cone.inputs.index(v) for v in cone.active)
+    exprs = (cone.expr, *residual.derivatives)
+    forms = structure(residual, residual.kept), structure(residual, exprs)
+    return outlines.call((forms, active, residual.compiled, tuple(reduced)), arguments, attach)
+
+
+def _with_gradient(
+    residual: Residual, arguments: Sequence[tf.Tensor], reduced: Sequence[bool], kernels: Kernels
+) -> tf.Tensor:
+    """The result of a cone, with the gradient that it is to have.
+
+    Args:
+        residual: The cone.
+        arguments: Its result, its active inputs, what is kept, and shapes to sum to.
+        reduced: For each active input, whether there is such a shape.
+        kernels: Compiled functions.
+
+    Returns:
+        The result.
+    """
+    graph: Any = tf.compat.v1.get_default_graph()
+    count = 1 + len(reduced)
+    kept = arguments[count : count + len(residual.kept)]
+    given = iter(arguments[count + len(kept) :])
+    shapes = tuple(next(given) if r else None for r in reduced)
     factors = kernels.backward(residual, kept) if residual.compiled else None
-    gradient = _Gradient(residual, tuple(kept), tuple(shapes), factors)
-    carried = [_bits(graph, tensors[v]) for v in cone.active]
-    extras = [*(_bits(graph, k) for k in kept), *(s for s in shapes if s is not None)]
-    return _with_gradient(graph, [result, *carried, *extras], gradient)
-
-
-def _with_gradient(graph: Any, inputs: Sequence[tf.Tensor], gradient: _Gradient) -> tf.Tensor:
+    gradient = _Gradient(residual, tuple(kept), shapes, factors)
+    carried = [_bits(graph, t) for t in [*arguments[1:count], *kept]]
+    inputs = [arguments[0], *carried, *(s for s in shapes if s is not None)]
     name = f"NestedFad{ops.uid()}"
 
     @tf.autograph.experimental.do_not_convert

@@ -18,6 +18,8 @@ from nested_fad_tf.ops.expr import Apply, Const, Expr, Leaf
 
 # Not float16: a derivative, before it is multiplied with the cotangent, may overflow there.
 _FLOATS = frozenset({tf.bfloat16, tf.float32, tf.float64})
+# Marks the call of a function that does nothing but carry a cone's gradient: see emit/outlined.py.
+OWN_GRADIENT = "_nested_fad_gradient"
 # Type attributes follow from the inputs; a Cast would change the dtype inside a cone.
 _BOUNDARIES = frozenset({"Cast", "Bitcast"})
 
@@ -109,14 +111,19 @@ def _may_belong(node: Node) -> bool:
 
 
 def has_own_gradient(node: Node) -> bool:
-    """Whether a gradient was registered for this very op, as tf.custom_gradient does."""
-    return node.attr("_gradient_op_type") is not None
+    """Whether an op has a gradient that isn't its type's.
+
+    Registered for this very op, as tf.custom_gradient does, or that of a cone rewritten before.
+    """
+    return node.attr("_gradient_op_type") is not None or node.attr(OWN_GRADIENT) is not None
 
 
 def _may_be_root(node: Node, readers: list[Node], active: list[bool], min_bytes: int) -> bool:
     (value,) = node.outputs
     # A custom gradient has its own way past the ops that it is the gradient of.
-    known = bool(readers) and not any(r.op_type == "IdentityN" for r in readers)
+    known = bool(readers) and not any(
+        r.op_type == "IdentityN" or r.attr(OWN_GRADIENT) is not None for r in readers
+    )
     big = value.dtype in _FLOATS and value.nbytes >= min_bytes
     return active[node.id] and known and big
 

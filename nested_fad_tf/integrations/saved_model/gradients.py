@@ -1,8 +1,9 @@
 """Gradients of fused chains, stored in the SavedModel so that it trains wherever it is loaded.
 
-A gradient that is registered in this process is traced and stored as a function beside the one that
-uses it; `tf.saved_model.load` registers it again (`RegisteredGradient` in function.proto). What it
-reads of the forward function are captures, stored as `CapturedTensor`s of the object graph.
+A gradient that is registered in this process is traced and stored as a function of its own;
+`tf.saved_model.load` registers it again (`RegisteredGradient` in function.proto). What it reads are
+arguments of the function that carries it (see emit/outlined.py), stored as `CapturedTensor`s of the
+object graph.
 
 Uses private TensorFlow API (checked on 2.21): the gradient registry, and the serialization of
 concrete functions.
@@ -10,80 +11,73 @@ concrete functions.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.core.framework import function_pb2
 from tensorflow.python.framework import ops
 from tensorflow.python.saved_model import function_serialization
 from tensorflow.python.util import object_identity
 
-from nested_fad_tf.errors import RewriteError
 from nested_fad_tf.integrations.saved_model.library import Library
 
-PREFIX = "NestedFad"
+_PREFIX = "NestedFadGradient"
 
 
-def store(library: Library, name: str, known: set[Any]) -> dict[str, str]:
-    """Stores the gradients of the ops that a rewrite added to a function.
+def store(library: Library, carriers: Iterable[Any]) -> None:
+    """Stores functions that carry gradients, with those gradients.
 
     Args:
         library: The functions of a SavedModel.
-        name: The function.
-        known: Ops that it had before.
-
-    Returns:
-        How the gradients are called in the file, by what they are called in this process.
+        carriers: The functions, as `ConcreteFunction`s.
     """
-    graph = library.functions[name].graph
-    stored: dict[str, str] = {}
     used = {g.registered_op_type for g in library.proto.registered_gradients}
+    numbers = itertools.count(len(used))
+    for carrier in carriers:
+        definition = function_pb2.FunctionDef()
+        definition.CopyFrom(carrier.function_def)
+        for own, op in _by_gradient(carrier.graph).items():
+            op_type = next(t for n in numbers if (t := f"{_PREFIX}_{n}") not in used)
+            for node in definition.node_def:
+                if node.attr["_gradient_op_type"].s == own:
+                    node.attr["_gradient_op_type"].s = op_type.encode()
+            _store(library, definition, op, own.decode(), op_type)
+        library.add(definition)
+
+
+def _by_gradient(graph: Any) -> dict[bytes, Any]:
+    """An op for each registered gradient."""
+    found = {}
     for op in graph.get_operations():
-        own = _gradient_type(op)
-        if own is None or op in known or own in stored:
-            continue
-        stored[own] = _unused(f"{PREFIX}Gradient", used)
-        _store(library, name, op, own, stored[own])
-    return stored
+        with contextlib.suppress(ValueError):
+            found[op.get_attr("_gradient_op_type")] = op
+    return found
 
 
-def _gradient_type(op: Any) -> str | None:
-    try:
-        value: bytes = op.get_attr("_gradient_op_type")
-    except ValueError:
-        return None
-    return value.decode()
-
-
-def _unused(stem: str, used: set[str]) -> str:
-    name = next(n for i in range(len(used) + 1) if (n := f"{stem}_{i}") not in used)
-    used.add(name)
-    return name
-
-
-def _store(library: Library, name: str, op: Any, own: str, op_type: str) -> None:
+def _store(library: Library, carrier: Any, op: Any, own: str, op_type: str) -> None:
     gradient = ops.gradient_registry.lookup(own)
-    # Only the first output has a cotangent. The loader makes zeros for the others, of their shape
-    # if it is known.
+    # Only the first output has a cotangent; it has the dtype of the first input, since that of a
+    # tensor's bits is the tensor's. The loader makes zeros for the others.
     first, *others = op.outputs
-    specs = [tf.TensorSpec(first.shape, _dtype_of_cotangent(op))]
+    specs = [tf.TensorSpec(first.shape, op.inputs[0].dtype)]
     specs += [tf.TensorSpec(None, t.dtype) for t in others]
     function = tf.function(gradient, autograph=False).get_concrete_function(None, *specs)
-    saved_name = f"__inference_{op_type}_0"
-    library.add(function, saved_name)
     node_ids = object_identity.ObjectIdentityDictionary()
+    names = (argument.name for argument in carrier.signature.input_arg)
+    arguments = dict(zip(map(id, op.graph.inputs), names, strict=True))
     for capture in function.captured_inputs:
-        if getattr(capture, "graph", None) is not op.graph:
-            raise RewriteError(f"the gradient of {op.name} reads {capture}, which isn't saved")
         node_ids[capture] = len(library.objects.nodes)
         node = library.objects.nodes.add()
-        node.captured_tensor.name = capture.name
-        node.captured_tensor.concrete_function = name
+        node.captured_tensor.name = f"{arguments[id(capture)]}:0"
+        node.captured_tensor.concrete_function = carrier.signature.name
+    definition = function_pb2.FunctionDef()
+    definition.CopyFrom(function.function_def)
+    definition.signature.name = saved_name = f"__inference_{op_type}_0"
+    library.add(definition)
     library.objects.concrete_functions[saved_name].CopyFrom(
         function_serialization.serialize_concrete_function(function, node_ids)
     )
     library.proto.registered_gradients.add(gradient_func=saved_name, registered_op_type=op_type)
-
-
-def _dtype_of_cotangent(op: Any) -> tf.DType:
-    """The cotangent of a tensor's bits is the tensor's own: see emit/residuals.py."""
-    return op.inputs[0].dtype

@@ -84,58 +84,43 @@ class Library:
                 pending += self.called(name)
         return found
 
-    def store(self, name: str, gradient_types: Mapping[str, str]) -> None:
+    def store(self, name: str) -> None:
         """Takes over what was changed in the graph of a function.
 
         Args:
             name: The function.
-            gradient_types: How the registered gradients of added ops are called in the file, by
-                what they are called in this process.
 
         Raises:
-            ValueError: If the function returns something else than before.
+            ValueError: If the function would return something else than before.
         """
         target = self._definitions[name]
-        graph = self.functions[name].graph
-        source = _definition(graph)
+        source = _definition(self.functions[name].graph)
         _check_returns(target, source)
         nodes = {node.name: node for node in target.node_def}
         for changed in source.node_def:
             node = nodes.get(changed.name)
             if node is None:
-                added = target.node_def.add()
-                added.CopyFrom(changed)
-                own = added.attr["_gradient_op_type"].s.decode()
-                if own:
-                    added.attr["_gradient_op_type"].s = gradient_types[own].encode()
-                else:
-                    del added.attr["_gradient_op_type"]
-                self._add_called(added, graph)
+                target.node_def.add().CopyFrom(changed)
+                self._add_called(changed)
             elif _edges(node) != _edges(changed):
                 node.input[:] = changed.input
 
-    def add(self, function: Any, name: str) -> None:
+    def add(self, definition: Any) -> None:
         """Adds a function with what it calls.
 
         Args:
-            function: A `ConcreteFunction`.
-            name: What it is called in the file.
+            definition: Its `FunctionDef`; its name must be new.
         """
-        definition = self.proto.function.add()
-        definition.CopyFrom(function.function_def)
-        definition.signature.name = name
-        self._definitions[name] = definition
-        for node in definition.node_def:
-            self._add_called(node, function.graph)
+        added = self.proto.function.add()
+        added.CopyFrom(definition)
+        self._definitions[added.signature.name] = added
+        for node in added.node_def:
+            self._add_called(node)
 
-    def _add_called(self, node: Any, graph: Any) -> None:
+    def _add_called(self, node: Any) -> None:
         for name in _functions_of(node):
             if name not in self._definitions:
-                definition = self.proto.function.add()
-                definition.CopyFrom(context.context().get_function_def(name))
-                self._definitions[name] = definition
-                for inner in definition.node_def:
-                    self._add_called(inner, graph)
+                self.add(context.context().get_function_def(name))
 
 
 def _functions_of(node: Any) -> Iterator[str]:

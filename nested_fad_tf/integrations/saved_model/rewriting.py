@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from nested_fad_tf import pipeline
+from nested_fad_tf.emit.outlined import Outlines
 from nested_fad_tf.errors import SavedModelError
 from nested_fad_tf.integrations.saved_model import files, gradients
 from nested_fad_tf.integrations.saved_model.library import Library
@@ -133,11 +134,12 @@ def _each(
 
 
 def _one(library: Library, name: str, options: Options, apply: bool) -> Report:
+    outlines = Outlines()
     graph = library.functions[name].graph
-    known = set(graph.get_operations())
-    report = pipeline.rewrite_graph(graph, options, apply=apply)
+    report = pipeline.rewrite_graph(graph, options, apply=apply, outlines=outlines)
     if apply and report.changed:
-        library.store(name, gradients.store(library, name, known))
+        gradients.store(library, outlines.functions)
+        library.store(name)
     return report
 
 
