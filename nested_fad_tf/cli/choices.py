@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Iterable
 
 from nested_fad_tf.cli.command import UsageError
+from nested_fad_tf.errors import SavedModelError
 from nested_fad_tf.options import Options, preset_names
 
 
@@ -60,3 +61,37 @@ def writable(flag: str, path: str | None) -> pathlib.Path | None:
         what = "is a folder" if file.is_dir() else f"folder {file.parent} does not exist"
         raise UsageError(f"--{flag}={path}: {what}")
     return file
+
+
+def local(path: str) -> pathlib.Path:
+    """Returns the path of a file or folder on this machine.
+
+    Args:
+        path: What the user gave.
+
+    Raises:
+        SavedModelError: If it is an address.
+    """
+    if "://" in path:
+        raise SavedModelError(f"{path} is remote; copy it, only local folders are read and written")
+    return pathlib.Path(path)
+
+
+def log_folder(flag: str, path: str | None) -> pathlib.Path:
+    """Returns the path of a folder that is to be written to at the end, and need not exist yet.
+
+    Args:
+        flag: The flag's name, for the message.
+        path: What the user gave, or None.
+
+    Raises:
+        UsageError: If it is missing, or can't be a folder.
+        SavedModelError: If it is an address.
+    """
+    if path is None:
+        raise UsageError(f"--{flag} is missing")
+    folder = local(path)
+    existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    if not existing.is_dir():
+        raise UsageError(f"--{flag}={path}: {existing} is a file")
+    return folder

@@ -15,13 +15,19 @@ from typing import Any, NoReturn
 
 from absl import app, flags
 
-from nested_fad_tf.cli import bench, quiet, train
+from nested_fad_tf.cli import bench, compare, inspect, quiet, rewrite, train
 from nested_fad_tf.cli.command import Command, UsageError
 from nested_fad_tf.errors import RewriteError
 from nested_fad_tf.examples.example import MissingPackageError
 
 PROGRAM = "nested-fad-tf"
-COMMANDS: tuple[Command, ...] = (train.COMMAND, bench.COMMAND)
+COMMANDS: tuple[Command, ...] = (
+    train.COMMAND,
+    bench.COMMAND,
+    inspect.COMMAND,
+    rewrite.COMMAND,
+    compare.COMMAND,
+)
 
 _OK, _FAILED, _BAD_USAGE, _INTERRUPTED = 0, 1, 2, 130
 # Errors whose message is written for users.
@@ -56,12 +62,10 @@ def main(argv: Sequence[str]) -> int:
         return _OK
     values = _flag_values(command)
     try:
-        rest = values([command.name, *arguments[1:]])[1:]
-    except flags.Error as error:
+        placed = command.place(values([command.name, *arguments[1:]])[1:])
+    except (flags.Error, UsageError) as error:
         return _complain(f"{command.name}: {error}")
-    if rest:
-        return _complain(f"{command.name}: takes flags only, not {' '.join(map(repr, rest))}")
-    return _execute(command, values.flag_values_dict())
+    return _execute(command, {**values.flag_values_dict(), **placed})
 
 
 def _execute(command: Command, values: Mapping[str, Any]) -> int:
@@ -95,6 +99,7 @@ def _one_line(error: Exception, verbose: bool) -> str:
 def _flag_values(command: Command) -> flags.FlagValues:
     """Returns the flags of a command with their defaults."""
     values = flags.FlagValues()
+    values.set_gnu_getopt()  # flags may follow arguments
     command.define_flags(values)
     flags.DEFINE_integer(
         "verbosity",
@@ -125,8 +130,8 @@ def _program_help() -> str:
     rows = "\n".join(f"  {command.name:<{width}}  {command.summary}" for command in COMMANDS)
     return (
         f"{PROGRAM}: train TensorFlow models in less memory, with the same gradients.\n\n"
-        f"usage: {PROGRAM} COMMAND [--flag=value ...]\n\ncommands:\n{rows}\n\n"
-        f"{PROGRAM} COMMAND --help shows a command's flags.\n"
+        f"usage: {PROGRAM} COMMAND [ARGUMENT ...] [--flag=value ...]\n\ncommands:\n{rows}\n\n"
+        f"{PROGRAM} COMMAND --help shows a command's arguments and flags.\n"
         "exit status: 0 done, 1 an error (one line on stderr), 2 bad usage"
     )
 
@@ -136,8 +141,14 @@ def _command_help(command: Command) -> str:
     values = _flag_values(command)
     # In the order they were defined: the first is the one most users want.
     listing = "\n".join(_flag_help(values[name]) for name in values)
-    text = textwrap.fill(command.description, 88)
-    help_text = f"usage: {PROGRAM} {command.name} [--flag=value ...]\n\n{text}\n\nflags:\n{listing}"
+    text = "\n\n".join(textwrap.fill(p, 88) for p in command.description.split("\n\n"))
+    arguments = "\n".join(f"  {p.name}\n      {p.help}" for p in command.positionals)
+    names = [f"[{p.name}]" if p.optional else p.name for p in command.positionals]
+    usage = " ".join([PROGRAM, command.name, *names, "[--flag=value ...]"])
+    help_text = f"usage: {usage}\n\n{text}\n"
+    if arguments:
+        help_text += f"\narguments:\n{arguments}\n"
+    help_text += f"\nflags:\n{listing}"
     if command.examples:
         lines = "\n".join(f"  {PROGRAM} {example}" for example in command.examples)
         help_text += f"\n\nexamples:\n{lines}"
@@ -149,7 +160,7 @@ def _flag_help(flag: flags.Flag) -> str:
     value = ",".join(flag.default) if isinstance(flag.default, list) else flag.default
     default = "" if value is None else f" (default: {value})"
     lines = (flag.help or "").splitlines()
-    text = "\n".join(textwrap.indent(textwrap.fill(line, 82), " " * 6) for line in lines)
+    text = "\n".join(textwrap.indent(textwrap.fill(line.strip(), 82), " " * 6) for line in lines)
     return f"  --{flag.name}{default}\n{text}"
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 import pathlib
 import statistics
-import tempfile
 from typing import Any
 
 from rich import box, console, markup, table
 
+from nested_fad_tf.cli import json_file
 from nested_fad_tf.examples.comparison import Comparison, Version
 from nested_fad_tf.options import Options
 
@@ -49,15 +47,7 @@ def write_json(
         settings: What was trained and how long.
         options: How it was rewritten.
     """
-    text = json.dumps(_results(comparison, settings, options), indent=2)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text + "\n")
-    # Temporary files are private; a result is as readable as any file its user makes.
-    mask = os.umask(0)
-    os.umask(mask)
-    os.chmod(name, 0o666 & ~mask)
-    os.replace(name, path)
+    json_file.write(path, _results(comparison, settings, options))
 
 
 def _results(comparison: Comparison, settings: dict[str, Any], options: Options) -> dict[str, Any]:

@@ -253,6 +253,27 @@ def test_only_what_a_signature_calls(tmp_path):
         nfad.saved_model.inspect(tmp_path / "model", OPTIONS, signatures=["third"])
 
 
+def test_nothing_but_a_saved_model_is_replaced(tmp_path):
+    folder = tmp_path / "work"
+    tf.saved_model.save(Net(), folder / "model")
+    before = digests(tmp_path)
+
+    def refused(source, target):
+        with pytest.raises(nfad.SavedModelError):
+            nfad.saved_model.rewrite(source, target, OPTIONS, overwrite=True)
+        assert digests(tmp_path) == before
+
+    refused(folder / "model", folder)  # would take the input with it
+    refused(folder / "model", folder / "model")
+    refused(folder / "model", folder / "model" / "inside")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "text").write_text("mine")
+    before = digests(tmp_path)
+    refused(folder / "model", tmp_path / "notes")
+    refused(folder / "model", tmp_path / "notes" / "text")
+    refused(folder / "model", tmp_path / "notes" / "text" / "model")
+
+
 def test_inspecting_gives_the_report_and_changes_nothing(tmp_path):
     model, _, rewritten = saved(Net(), tmp_path)
     before = digests(model)

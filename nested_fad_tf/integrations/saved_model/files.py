@@ -144,14 +144,14 @@ def replacing(destination: pathlib.Path, *, overwrite: bool) -> Iterator[pathlib
     Raises:
         SavedModelError: If nothing can be written there.
     """
-    if destination.exists() and not overwrite:
-        raise SavedModelError(f"{destination} exists already (--overwrite replaces it)")
+    if destination.exists():
+        _check_replaceable(destination, overwrite)
     parent = destination.parent
     try:
         parent.mkdir(parents=True, exist_ok=True)
         folder = tempfile.mkdtemp(prefix=f".{destination.name}.", dir=parent)
     except OSError as error:
-        raise SavedModelError(f"cannot write to {parent}: {error.strerror}") from error
+        raise SavedModelError(f"cannot write to {parent}: {error.strerror or error}") from error
     new = pathlib.Path(folder)
     try:
         new.chmod(0o755)  # mkdtemp gives the owner alone access
@@ -159,6 +159,16 @@ def replacing(destination: pathlib.Path, *, overwrite: bool) -> Iterator[pathlib
         _move(new, destination)
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def _check_replaceable(destination: pathlib.Path, overwrite: bool) -> None:
+    """Nothing but a SavedModel is ever replaced: a slip in a path must not cost more."""
+    if not overwrite:
+        raise SavedModelError(f"{destination} exists already (--overwrite replaces it)")
+    model = any((destination / name).is_file() for name in (_BINARY, _TEXT))
+    empty = destination.is_dir() and not any(destination.iterdir())
+    if not (model or empty):
+        raise SavedModelError(f"{destination} is no SavedModel, so it is not overwritten")
 
 
 def _move(new: pathlib.Path, destination: pathlib.Path) -> None:
@@ -172,7 +182,4 @@ def _move(new: pathlib.Path, destination: pathlib.Path) -> None:
     except OSError:
         old.rename(destination)
         raise
-    if old.is_dir():
-        shutil.rmtree(old)
-    else:
-        old.unlink()
+    shutil.rmtree(old)

@@ -39,15 +39,16 @@ def rewrite(
         report.summary()
 
     The result loads with `tf.saved_model.load` in processes without this package, gives the same
-    outputs, and its functions can be differentiated. With fuse="ops", the default here, it holds
-    plain TensorFlow ops only and can be served wherever the original could.
+    outputs, and its functions can be differentiated. (Under a tape, oneDNN may fuse other ops of
+    the forward pass than before, and round their results otherwise.) With fuse="ops", the default
+    here, it holds plain TensorFlow ops only and can be served wherever the original could.
 
     Args:
         src: The folder of a SavedModel; it is only read.
         dst: The folder to write; it appears when all is done.
         options: What may be done; `Options(fuse="ops")` by default.
         signatures: Rewrite what these signatures call only; everything by default.
-        overwrite: Whether `dst` may exist already, and is replaced.
+        overwrite: Whether `dst` may be a SavedModel already, and is replaced.
         progress: Called with the number of functions done, how many there are, and the name of the
             next one.
 
@@ -60,8 +61,11 @@ def rewrite(
     """
     options = options or DEFAULT_OPTIONS
     source, destination = pathlib.Path(src), pathlib.Path(dst)
-    if source.resolve() in [destination.resolve(), *destination.resolve().parents]:
-        raise SavedModelError(f"{destination} is {source} or lies inside; choose another folder")
+    old, new = source.resolve(), destination.resolve()
+    if old.is_relative_to(new) or new.is_relative_to(old):
+        raise SavedModelError(
+            f"one of {destination} and {source} lies inside the other; choose another folder"
+        )
     start = time.perf_counter()
     with files.replacing(destination, overwrite=overwrite) as folder:
         model = files.read(source)
@@ -69,7 +73,9 @@ def rewrite(
         try:
             files.write(model, source, folder)
         except OSError as error:
-            raise SavedModelError(f"cannot write {destination}: {error.strerror}") from error
+            raise SavedModelError(
+                f"cannot write {destination}: {error.strerror or error}"
+            ) from error
         files.load(folder, "cannot be loaded after rewriting; please report this", variables=False)
     return combined(str(source), reports, options.strategy, time.perf_counter() - start)
 

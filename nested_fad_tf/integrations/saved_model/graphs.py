@@ -1,0 +1,52 @@
+"""The functions of a SavedModel as one graph to look at."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from typing import Any
+
+import tensorflow as tf
+
+from nested_fad_tf.errors import SavedModelError
+from nested_fad_tf.integrations.saved_model import files
+from nested_fad_tf.integrations.saved_model.library import Library
+
+
+def graph_of_functions(src: str | os.PathLike[str]) -> Any:
+    """Reads the graphs of all functions.
+
+    Args:
+        src: The folder of a SavedModel; it is only read.
+
+    Returns:
+        One `GraphDef` with the nodes of each function, in a scope of the function's name.
+
+    Raises:
+        SavedModelError: If `src` can't be read, or holds no functions.
+    """
+    model = files.read(pathlib.Path(src))
+    (meta_graph, *others) = model.meta_graphs
+    if others or not meta_graph.HasField("object_graph_def"):
+        raise SavedModelError(f"{src}: written by TensorFlow 1, it holds no functions to show")
+    library = Library(meta_graph)
+    whole = tf.compat.v1.GraphDef()
+    for name in library.names():
+        part = library.functions[name].graph.as_graph_def(add_shapes=True)
+        whole.versions.CopyFrom(part.versions)
+        for node in part.node:
+            _move(node, name)
+            whole.node.append(node)
+    return whole
+
+
+def _move(node: Any, scope: str) -> None:
+    """Puts a node into a scope, and has it read from there."""
+    node.name = f"{scope}/{node.name}"
+    for index, read in enumerate(node.input):
+        waits = read.startswith("^")
+        node.input[index] = f"^{scope}/{read[1:]}" if waits else f"{scope}/{read}"
+    places = node.attr["_class"].list.s if "_class" in node.attr else []
+    for index, place in enumerate(places):
+        kind, _, name = place.partition(b"@")
+        places[index] = kind + b"@" + f"{scope}/".encode() + name
