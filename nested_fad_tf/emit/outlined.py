@@ -38,12 +38,15 @@ class Outlines:
         """The functions made so far, as `ConcreteFunction`s."""
         return list(self._made.values())
 
-    def call(self, key: Any, arguments: Sequence[tf.Tensor], body: Body) -> tf.Tensor:
+    def call(
+        self, key: Any, arguments: Sequence[tf.Tensor], kept: Sequence[int], body: Body
+    ) -> tf.Tensor:
         """Calls the function of a cone, making it if there is none of its kind yet.
 
         Args:
             key: What cones of equal structure have in common.
-            arguments: The cone's result, and all that its gradient reads.
+            arguments: The cone's result, its active inputs, and all that its gradient reads.
+            kept: Which of the arguments the gradient reads.
             body: From arguments to the result with its own gradient, as ops in the current graph.
 
         Returns:
@@ -59,5 +62,6 @@ class Outlines:
             self._made[full_key] = made
         (result,) = self._made[full_key](*arguments)
         result.set_shape(arguments[0].shape)
-        result.op._set_attr(OWN_GRADIENT, attr_value_pb2.AttrValue(b=True))
+        reads = attr_value_pb2.AttrValue.ListValue(i=kept)
+        result.op._set_attr(OWN_GRADIENT, attr_value_pb2.AttrValue(list=reads))
         return result

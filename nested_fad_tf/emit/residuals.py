@@ -118,7 +118,9 @@ def _emit(
     active = tuple(cone.inputs.index(v) for v in cone.active)
     exprs = (cone.expr, *residual.derivatives)
     forms = structure(residual, residual.kept), structure(residual, exprs)
-    return outlines.call((forms, active, residual.compiled, tuple(reduced)), arguments, attach)
+    key = forms, active, residual.compiled, tuple(reduced)
+    first = 1 + len(active)
+    return outlines.call(key, arguments, range(first, first + len(kept)), attach)
 
 
 def _with_gradient(

@@ -18,7 +18,8 @@ from nested_fad_tf.ops.expr import Apply, Const, Expr, Leaf
 
 # Not float16: a derivative, before it is multiplied with the cotangent, may overflow there.
 _FLOATS = frozenset({tf.bfloat16, tf.float32, tf.float64})
-# Marks the call of a function that does nothing but carry a cone's gradient: see emit/outlined.py.
+# Marks the call of a function that does nothing but carry a cone's gradient, and says which of its
+# arguments that reads: see emit/outlined.py.
 OWN_GRADIENT = "_nested_fad_gradient"
 # Type attributes follow from the inputs; a Cast would change the dtype inside a cone.
 _BOUNDARIES = frozenset({"Cast", "Bitcast"})
@@ -55,14 +56,39 @@ def find_active(view: GraphView) -> list[bool]:
         Per node id, whether it depends on an argument or a variable through floating tensors.
     """
     active = [False] * len(view.nodes)
+    passed_by = _passed_by(view)
     for node in view.nodes:
         if node.op_type in ("StopGradient", "PreventGradient") or not view.live[node.id]:
+            continue
+        if passed_by[node.id]:
             continue
         source = not node.inputs and node.op_type.startswith("Placeholder")
         reads_variable = any(v.dtype == tf.resource for v in node.inputs)
         floating = any(active[v.node.id] and v.dtype.is_floating for v in node.inputs)
         active[node.id] = source or reads_variable or floating
     return active
+
+
+def _passed_by(view: GraphView) -> list[bool]:
+    """Per node id, whether it lies inside a cone that was rewritten before.
+
+    No cotangent gets there: that of the cone's result goes to the cone's inputs at once.
+    """
+    passed = [False] * len(view.nodes)
+    returned = {v.node.id for v in view.outputs}
+    for node in reversed(view.nodes):
+        if node.id in returned:
+            continue
+        readers = [r for v in node.outputs for r in view.consumers[v.id] if view.live[r[0].id]]
+        if not any(r.attr(OWN_GRADIENT) is not None for r, _ in readers):
+            passed[node.id] = bool(readers) and all(passed[r.id] for r, _ in readers)
+            continue
+        passed[node.id] = all(
+            passed[r.id] or (reads is not None and (index == 0 or index in reads))
+            for r, index in readers
+            for reads in [r.attr(OWN_GRADIENT)]
+        )
+    return passed
 
 
 def find_cones(view: GraphView, active: list[bool], min_bytes: int) -> list[Cone]:

@@ -23,7 +23,7 @@ from nested_fad_tf.ops.expr import Apply, Const, Expr, Leaf, leaves, subexpressi
 from nested_fad_tf.ops.gradient_reads import GRADIENT_READS
 from nested_fad_tf.options import Options
 from nested_fad_tf.plan import cost
-from nested_fad_tf.plan.cones import Cone, find_active, find_cones
+from nested_fad_tf.plan.cones import OWN_GRADIENT, Cone, find_active, find_cones
 from nested_fad_tf.plan.cut import SINK, SOURCE, Network
 from nested_fad_tf.plan.lower import broadcast
 
@@ -116,7 +116,10 @@ def _free(view: GraphView, min_bytes: int) -> set[int]:
 def _reads(view: GraphView, node: Node, free: set[int]) -> list[Value]:
     """Storage roots of what TensorFlow's gradient of a node reads."""
     found: list[Value] = []
-    if node.op_type in GRADIENT_READS:
+    own = node.attr(OWN_GRADIENT)
+    if own is not None:
+        found = [node.inputs[i] for i in own]
+    elif node.op_type in GRADIENT_READS:
         inputs, outputs = GRADIENT_READS[node.op_type]
         found = [node.inputs[i] for i in inputs] + [node.outputs[i] for i in outputs]
     elif node.op_type in elementwise.TABLE and len(node.outputs) == 1:

@@ -228,9 +228,10 @@ def test_compiled_groups_if_asked_for(tmp_path):
 
 
 def test_rewriting_again_does_no_harm(tmp_path):
-    model, new, _ = saved(Nested(), tmp_path)
+    model, new, first = saved(Nested(), tmp_path)
     report = nfad.saved_model.rewrite(new, tmp_path / "again", OPTIONS)
     assert not report.changed
+    assert report.kept_bytes_before == report.kept_bytes_after == first.kept_bytes_after
     assert report.reason
     assert meta_graph(tmp_path / "again") == meta_graph(new)
     assert_close(gradients(tmp_path / "again"), gradients(model))
