@@ -17,7 +17,7 @@ from tensorflow.core.framework import attr_value_pb2
 from nested_fad_tf.emit import function
 from nested_fad_tf.plan.cones import OWN_GRADIENT
 
-NAME = "nested_fad_gradient"
+_NAME = "nested_fad_gradient"
 
 Body = Callable[[Sequence[tf.Tensor]], tf.Tensor]
 
@@ -53,12 +53,9 @@ class Outlines:
             The result with its own gradient.
         """
         specs = [tf.TensorSpec(t.shape, t.dtype) for t in arguments]
-        full_key = (
-            key,
-            tuple((s.dtype, None if s.shape.rank is None else tuple(s.shape)) for s in specs),
-        )
+        full_key = key, *specs
         if full_key not in self._made:
-            made = function.build(NAME, specs, lambda inner: [body(inner)], compiled=False)
+            made = function.build(_NAME, specs, lambda inner: [body(inner)], compiled=False)
             self._made[full_key] = made
         (result,) = self._made[full_key](*arguments)
         result.set_shape(arguments[0].shape)

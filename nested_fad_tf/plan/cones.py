@@ -77,18 +77,19 @@ def _passed_by(view: GraphView) -> list[bool]:
     passed = [False] * len(view.nodes)
     returned = {v.node.id for v in view.outputs}
     for node in reversed(view.nodes):
-        if node.id in returned:
-            continue
         readers = [r for v in node.outputs for r in view.consumers[v.id] if view.live[r[0].id]]
-        if not any(r.attr(OWN_GRADIENT) is not None for r, _ in readers):
-            passed[node.id] = bool(readers) and all(passed[r.id] for r, _ in readers)
-            continue
-        passed[node.id] = all(
-            passed[r.id] or (reads is not None and (index == 0 or index in reads))
-            for r, index in readers
-            for reads in [r.attr(OWN_GRADIENT)]
+        passed[node.id] = (
+            bool(readers)
+            and node.id not in returned
+            and all(passed[r.id] or _reads_for_gradient(r, index) for r, index in readers)
         )
     return passed
+
+
+def _reads_for_gradient(node: Node, index: int) -> bool:
+    """Whether an input is the result of a cone rewritten before, or is kept for its gradient."""
+    reads = node.attr(OWN_GRADIENT)
+    return reads is not None and (index == 0 or index in reads)
 
 
 def find_cones(view: GraphView, active: list[bool], min_bytes: int) -> list[Cone]:

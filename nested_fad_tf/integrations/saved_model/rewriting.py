@@ -153,7 +153,7 @@ def _entries(objects: Any, signatures: Sequence[str] | None) -> Iterable[str]:
     """Names of the functions that somebody may call."""
     if signatures is None:
         return list(objects.concrete_functions)
-    known = signature_functions(objects)
+    known = _signature_functions(objects)
     for name in signatures:
         if name not in known:
             has = ", ".join(map(repr, sorted(known))) or "none"
@@ -161,15 +161,8 @@ def _entries(objects: Any, signatures: Sequence[str] | None) -> Iterable[str]:
     return [known[name] for name in signatures]
 
 
-def signature_functions(objects: Any) -> dict[str, str]:
-    """The functions of a SavedModel's signatures.
-
-    Args:
-        objects: Its object graph.
-
-    Returns:
-        The names of the functions, by signature.
-    """
+def _signature_functions(objects: Any) -> dict[str, str]:
+    """Names of the functions of a SavedModel's signatures, by signature."""
     children = {c.local_name: objects.nodes[c.node_id] for c in objects.nodes[0].children}
     if "signatures" not in children:
         return {}
