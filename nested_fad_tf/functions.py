@@ -14,9 +14,7 @@ from nested_fad_tf import pipeline, verification
 from nested_fad_tf.errors import OptionsError
 from nested_fad_tf.graph import tracing
 from nested_fad_tf.options import Options
-from nested_fad_tf.report.summary import Report, unchanged
-
-_JIT = "jit_compile=True: the compiler merges recomputed ops with their originals again"
+from nested_fad_tf.report.summary import Report
 
 
 class Function:
@@ -95,11 +93,7 @@ class Function:
         outer = tracing.outer_graph()
 
         def observe(graph: Any) -> None:
-            if self._arguments.get("jit_compile"):
-                nodes = len(graph.get_operations())
-                report = unchanged(graph.name, _JIT, self.options.strategy, nodes, 0.0)
-            else:
-                report = pipeline.rewrite_graph(graph, self.options)
+            report = pipeline.rewrite_graph(graph, self.options)
             if tracing.is_nested_in(graph, outer):
                 self.reports.append(report)
 

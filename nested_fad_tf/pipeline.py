@@ -14,6 +14,7 @@ from absl import logging
 from nested_fad_tf.emit import edit, residuals
 from nested_fad_tf.emit.outlined import Outlines
 from nested_fad_tf.errors import RewriteError
+from nested_fad_tf.graph import tracing
 from nested_fad_tf.graph.roles import Roles, find_roles
 from nested_fad_tf.graph.view import GraphView
 from nested_fad_tf.options import Options
@@ -58,7 +59,8 @@ def rewrite_graph(
 def _rewrite(
     graph: Any, options: Options, apply: bool, outlines: Outlines | None, start: float
 ) -> Report:
-    view = GraphView.from_func_graph(graph, options.nominal_size)
+    compiled = tracing.is_compiled(graph)
+    view = GraphView.from_func_graph(graph, options.nominal_size, compiled=compiled)
     roles = find_roles(view)
     if not roles.seeds:
         outside = plan_outside(view, options)

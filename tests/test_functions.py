@@ -309,12 +309,3 @@ def test_explain_inside_a_block_is_not_rewritten():
     with nfad.rewriting(OPTIONS) as session:
         nfad.explain(step, batch(), options=OPTIONS)
     assert session.reports == []
-
-
-def test_a_compiled_function_is_left_alone_and_says_why():
-    rewritten = nfad.function(step, options=OPTIONS, jit_compile=True)
-    spec = tf.TensorSpec([SIDE, SIDE])
-    assert not added_ops(rewritten.get_concrete_function(spec, spec))
-    (report,) = rewritten.reports
-    assert not report.changed
-    assert report.reason.startswith("jit_compile=True")

@@ -487,7 +487,8 @@ def test_differentiating_the_rewritten_step_from_outside():
 
 
 @pytest.mark.parametrize("fuse", ["ops", "xla"])
-def test_keras_fit(fuse):
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_keras_fit(fuse, jit_compile):
     def train(context):
         keras.utils.set_random_seed(1)
         layers = [keras.layers.Dense(128, activation="mish") for _ in range(3)]
@@ -495,7 +496,7 @@ def test_keras_fit(fuse):
             [keras.Input([COLUMNS]), *layers, keras.layers.BatchNormalization(),
              keras.layers.Activation("gelu"), keras.layers.Dropout(0.2), keras.layers.Dense(1)]
         )  # fmt: skip
-        model.compile("adam", "mse", jit_compile=False)
+        model.compile("adam", "mse", jit_compile=jit_compile)
         x = batch(1000).numpy()
         with context as session:
             history = model.fit(x, x[:, :1], batch_size=256, epochs=2, verbose=0, shuffle=False)
@@ -505,11 +506,6 @@ def test_keras_fit(fuse):
     _, expected = train(tf.name_scope(""))
     assert any(r.changed for r in session.reports)
     assert_same(actual, expected, rtol=1e-5 if fuse == "ops" else 1e-3)
-
-
-def test_a_compiled_step_is_left_alone_with_its_reason():
-    function = check(make_plain, batch(), fires=False, jit_compile=True)
-    assert "jit_compile=True" in function.reports[-1].reason
 
 
 @pytest.mark.parametrize("stage", ["find_roles", "make_plan"])

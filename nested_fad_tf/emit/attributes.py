@@ -32,7 +32,7 @@ def attribute(value: Any) -> attr_value_pb2.AttrValue:
     """Wraps a Python value as a node attribute.
 
     Args:
-        value: A dtype, an array, a bool, an int, a float, bytes or text.
+        value: A dtype, a list of dtypes, an array, a bool, an int, a float, bytes or text.
 
     Returns:
         The attribute.
@@ -42,6 +42,9 @@ def attribute(value: Any) -> attr_value_pb2.AttrValue:
     """
     if isinstance(value, tf.DType):
         return attr_value_pb2.AttrValue(type=value.as_datatype_enum)
+    if isinstance(value, list):
+        kinds = attr_value_pb2.AttrValue.ListValue(type=[t.as_datatype_enum for t in value])
+        return attr_value_pb2.AttrValue(list=kinds)
     if isinstance(value, np.ndarray):
         return attr_value_pb2.AttrValue(tensor=tf.make_tensor_proto(value))
     if isinstance(value, bool):

@@ -13,8 +13,10 @@ from typing import Any
 import tensorflow as tf
 
 from nested_fad_tf.emit import attributes
+from nested_fad_tf.emit.barrier import tie
 from nested_fad_tf.emit.fused_op import FusedOps
 from nested_fad_tf.graph.view import GraphView, Node, Value
+from nested_fad_tf.plan.gates import BARRIER
 from nested_fad_tf.plan.rewrite import Group, Rewrite
 from nested_fad_tf.plan.schedule import Schedule, Step
 from nested_fad_tf.plan.wiring import Wiring
@@ -40,7 +42,7 @@ class _Edit:
         self._schedule = Schedule(self._wiring, rewrite.groups)
         self._fused = FusedOps(self._wiring.inputs, compiled)
         self._made: dict[int, tf.Operation] = {}  # node id -> op that runs it now
-        self._tensors: dict[int, tf.Tensor] = {}  # value id -> output of a group
+        self._tensors: dict[int, tf.Tensor] = {}  # value id -> output of a group or barrier
 
     def run(self) -> None:
         # Clears control dependencies and name scopes left open around the trace.
@@ -48,6 +50,8 @@ class _Edit:
             for step in self._schedule.order():
                 if step.group is not None:
                     self._call(step, step.group)
+                elif step.node.op_type == BARRIER and step.node.id >= self._traced:
+                    self._tie(step.node)
                 elif step.node.id >= self._traced:
                     self._made[step.node.id] = self._create(step.node)
         for step in self._schedule.steps:
@@ -83,6 +87,14 @@ class _Edit:
             self._tensors[value.id] = tensor
         for node in group.nodes:
             self._made[node.id] = outputs[0].op
+
+    def _tie(self, barrier: Node) -> None:
+        *values, cotangent = (self._tensor(v) for v in self._wiring.inputs[barrier.id])
+        with tf.name_scope(barrier.name):
+            tied = tie(self._graph, values, cotangent)
+        for value, tensor in zip(barrier.outputs, (*tied, cotangent), strict=True):
+            self._tensors[value.id] = tensor
+        self._made[barrier.id] = tied[-1].op
 
     def _redirect(self, node: Node) -> None:
         op = node.op

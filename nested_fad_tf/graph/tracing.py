@@ -1,7 +1,9 @@
 """The hook that sees a function's graph right after it was traced: TensorFlow's private API.
 
 `FUNC_GRAPH_TRANSFORMS` is a list of callables that TensorFlow runs on every `FuncGraph` before its
-`ConcreteFunction` is made. Checked on TensorFlow 2.21; this is the one file that knows of it.
+`ConcreteFunction` is made. What is traced for `jit_compile=True` is traced in an
+`XLAControlFlowContext`, on the graph or on one around it. Checked on TensorFlow 2.21; this is the
+one file that knows of either.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.framework import ops
+from tensorflow.python.ops import control_flow_util
 
 from nested_fad_tf.errors import UnsupportedVersionError
 
@@ -59,6 +62,21 @@ def outer_graph() -> Any:
 def is_nested_in(graph: Any, outer: Any) -> bool:
     """Whether a `FuncGraph` was traced directly inside a graph that `outer_graph` gave."""
     return graph.outer_graph is outer
+
+
+def is_compiled(graph: Any) -> bool:
+    """Whether XLA compiles a function as a whole, on its own account or its caller's.
+
+    Args:
+        graph: The `FuncGraph` of the function.
+
+    Returns:
+        Whether it was traced for that.
+    """
+    if control_flow_util.GraphOrParentsInXlaContext(graph):
+        return True
+    containing = control_flow_util.GetContainingXLAContext
+    return any(containing(op._get_control_flow_context()) for op in graph.get_operations())
 
 
 def _transforms() -> list[Observer]:

@@ -232,12 +232,15 @@ class GraphView:
         outputs: The values that the function returns, in order.
         arguments: Ids of the placeholders' values: arguments and captures, alive anyway.
         nominal: What an unknown dimension was taken to be.
+        compiled: Whether XLA compiles the whole function: it fuses what is element-wise by itself,
+            and control dependencies between pure ops mean nothing to it.
     """
 
-    def __init__(self, name: str, nominal: int) -> None:
+    def __init__(self, name: str, nominal: int, *, compiled: bool = False) -> None:
         """Makes an empty view; `from_func_graph` is what fills it."""
         self.name = name
         self.nominal = nominal
+        self.compiled = compiled
         self.nodes: list[Node] = []
         self.values: list[Value] = []
         self.outputs: list[Value] = []
@@ -249,17 +252,18 @@ class GraphView:
         self._live: list[bool] | None = None
 
     @classmethod
-    def from_func_graph(cls, graph: Any, nominal: int = 32) -> GraphView:
+    def from_func_graph(cls, graph: Any, nominal: int = 32, *, compiled: bool = False) -> GraphView:
         """Reads a traced function graph.
 
         Args:
             graph: A `FuncGraph`, as `concrete_function.graph` gives it. It is only read.
             nominal: What an unknown dimension is taken to be, in elements.
+            compiled: Whether XLA compiles the whole function.
 
         Returns:
             The view.
         """
-        view = cls(graph.name, nominal)
+        view = cls(graph.name, nominal, compiled=compiled)
         by_tensor: dict[int, Value] = {}
         by_name: dict[str, Node] = {}
 

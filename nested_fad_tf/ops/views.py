@@ -32,7 +32,7 @@ ALIASES: Final[frozenset[str]] = frozenset(
 )
 
 # Output i is input i's buffer.
-PAIRWISE_ALIASES: Final[frozenset[str]] = frozenset({"IdentityN"})
+PAIRWISE_ALIASES: Final[frozenset[str]] = frozenset({"IdentityN", "XlaOptimizationBarrier"})
 
 # Ops beside the element-wise ones whose kernel takes over the buffer of an input that nobody else
 # reads, and the output that gets it.

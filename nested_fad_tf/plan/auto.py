@@ -12,11 +12,11 @@ from collections.abc import Mapping
 
 from nested_fad_tf.graph.view import Value
 from nested_fad_tf.options import Options
-from nested_fad_tf.plan import cost, peak
+from nested_fad_tf.plan import cost
 from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.chains import Chain, find_chains
 from nested_fad_tf.plan.cut import Cut, largest_output, minimum_cut
-from nested_fad_tf.plan.groups import grouped
+from nested_fad_tf.plan.groups import grouped, unchanged
 from nested_fad_tf.plan.peak import Lifetimes
 from nested_fad_tf.plan.plan import Decision, Keep, Plan, nothing, worthwhile
 from nested_fad_tf.plan.recompute import Recomputation
@@ -57,7 +57,7 @@ def plan(candidates: Candidates, options: Options) -> Plan:
     Returns:
         The plan; empty where the simulated peak would not fall.
     """
-    before = peak.simulate(candidates.view)
+    before = unchanged(candidates, options)
     tradeoff = options.tradeoff if options.strategy == "auto" else _NEARLY_FREE
     best = _best(candidates, tradeoff, options)
     if not best.rewrite or not worthwhile(before, best.lifetimes):

@@ -58,17 +58,16 @@ class Steps:
         top = self._binary("RightShift", gathered, _TOP_BYTE, "/bits/top")
         return self._cast(top, tf.uint8, (self._count,), "/bits")
 
-    def unpack(self, packed: Value, trigger: Node | None) -> Value:
+    def unpack(self, packed: Value) -> Value:
         """Unpacks in the backward pass.
 
         Args:
             packed: What `pack` gave.
-            trigger: What it has to wait for.
 
         Returns:
             bool[count, 8].
         """
-        word = self._cast(packed, tf.uint64, (self._count,), "/unpack/words", trigger)
+        word = self._cast(packed, tf.uint64, (self._count,), "/unpack/words")
         self.first_unpacked = word.node
         spread = self._binary("Mul", word, _SPREAD, "/unpack/spread")
         own = self._binary("BitwiseAnd", spread, _OWN_BIT, "/unpack/mask")
@@ -90,11 +89,9 @@ class Steps:
         attrs = {"T": value.dtype, "Tshape": tf.int32}
         return self._add("Reshape", [value, shape], value.dtype, static, suffix, attrs)
 
-    def _cast(
-        self, value: Value, dtype: tf.DType, shape: Shape, suffix: str, trigger: Node | None = None
-    ) -> Value:
+    def _cast(self, value: Value, dtype: tf.DType, shape: Shape, suffix: str) -> Value:
         attrs = {"SrcT": value.dtype, "DstT": dtype, "Truncate": False}
-        return self._add("Cast", [value], dtype, shape, suffix, attrs, trigger)
+        return self._add("Cast", [value], dtype, shape, suffix, attrs)
 
     def _bitcast(self, value: Value, dtype: tf.DType, shape: Shape, suffix: str) -> Value:
         attrs = {"T": value.dtype, "type": dtype}
@@ -113,17 +110,9 @@ class Steps:
         shape: Shape | None,
         suffix: str,
         attrs: Mapping[str, Any],
-        trigger: Node | None = None,
     ) -> Value:
-        controls = () if trigger is None else (trigger,)
         node = self._builder.add(
-            op_type,
-            inputs,
-            [(dtype, shape)],
-            origin=self._origin,
-            suffix=suffix,
-            attrs=attrs,
-            controls=controls,
+            op_type, inputs, [(dtype, shape)], origin=self._origin, suffix=suffix, attrs=attrs
         )
         return node.outputs[0]
 

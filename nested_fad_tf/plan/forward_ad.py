@@ -14,11 +14,10 @@ from collections import Counter
 from nested_fad_tf.graph.view import Node, Value
 from nested_fad_tf.ops.expr import Const, Expr, Leaf, is_const, leaves, masks
 from nested_fad_tf.options import Options
-from nested_fad_tf.plan import peak
 from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.chains import find_chains
 from nested_fad_tf.plan.factor import Region, find_regions
-from nested_fad_tf.plan.groups import grouped
+from nested_fad_tf.plan.groups import grouped, unchanged
 from nested_fad_tf.plan.lower import Lowering, NotLowerableError, broadcast_shape
 from nested_fad_tf.plan.plan import NOTHING_GAINED, Decision, Keep, Plan, nothing, worthwhile
 from nested_fad_tf.plan.rewrite import Rewrite, RewriteBuilder
@@ -27,6 +26,7 @@ from nested_fad_tf.plan.spread import find_spread, redirect_readers, spread_agai
 
 _DERIVATIVE = "a chain's derivative: the backward pass is one multiplication with it"
 _AS_TODAY = "read by the backward pass"
+_COMPILED = "jit_compile=True: the compiler moves derivatives back into the backward pass"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,9 @@ def plan(candidates: Candidates, options: Options) -> Plan:
     Returns:
         The plan; empty where the simulated peak would not fall.
     """
-    before = peak.simulate(candidates.view)
+    before = unchanged(candidates, options)
+    if candidates.view.compiled:
+        return nothing(candidates, options.strategy, before, _COMPILED)
     spread = find_spread(candidates)
     chosen = _choose(candidates, find_regions(candidates), spread)
     attempt = _rewrite(candidates, chosen, spread)

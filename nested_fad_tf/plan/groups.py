@@ -60,17 +60,36 @@ def grouped(
     Args:
         candidates: The graph, with its roles.
         rewrite: What is done to it otherwise.
-        options: fuse="ops" adds none, "xla" all, "auto" those worth a compilation.
+        options: fuse="ops" adds none, "xla" all, "auto" those worth a compilation. A function that
+            is compiled as a whole gets none either; its compiler fuses what could be fused.
 
     Returns:
         The rewrite with groups, and its lifetimes.
     """
     wiring = Wiring(candidates.view, rewrite)
+    if candidates.view.compiled:
+        alike = find_groups(wiring, candidates.roles, options.min_bytes, choosy=False)
+        return rewrite, peak.run(Schedule(wiring, alike))
     groups: tuple[Group, ...] = ()
     if options.fuse != "ops":
         choosy = options.fuse == "auto"
         groups = find_groups(wiring, candidates.roles, options.min_bytes, choosy=choosy)
     return dataclasses.replace(rewrite, groups=groups), peak.run(Schedule(wiring, groups))
+
+
+def unchanged(candidates: Candidates, options: Options) -> Lifetimes:
+    """Runs a graph on paper as it is.
+
+    Args:
+        candidates: The graph, with its roles.
+        options: What counts as small.
+
+    Returns:
+        Its lifetimes; with what its compiler fuses, if it is compiled as a whole.
+    """
+    if candidates.view.compiled:
+        return grouped(candidates, Rewrite(), options)[1]
+    return peak.simulate(candidates.view)
 
 
 class _Grouping:

@@ -92,19 +92,22 @@ def worthwhile(before: Lifetimes, after: Lifetimes) -> bool:
     return before.peak_bytes - after.peak_bytes >= _LEAST_GAIN * before.peak_bytes
 
 
-def nothing(candidates: Candidates, strategy: str, before: Lifetimes) -> Plan:
+def nothing(
+    candidates: Candidates, strategy: str, before: Lifetimes, reason: str = NOTHING_GAINED
+) -> Plan:
     """The plan that leaves everything as it is.
 
     Args:
         candidates: The buffers of the forward pass.
         strategy: The strategy that found nothing to gain.
         before: Lifetimes without a rewrite.
+        reason: Why nothing is done.
 
     Returns:
         The plan.
     """
     kept = tuple(Keep(v, "read by the backward pass") for v in candidates.kept_today)
     decisions = tuple(
-        Decision(c, "left alone", c.kept_today, NOTHING_GAINED) for c in find_chains(candidates)
+        Decision(c, "left alone", c.kept_today, reason) for c in find_chains(candidates)
     )
-    return Plan(strategy, Rewrite(), kept, kept, decisions, before, before, NOTHING_GAINED)
+    return Plan(strategy, Rewrite(), kept, kept, decisions, before, before, reason)

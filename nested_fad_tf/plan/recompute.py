@@ -1,8 +1,7 @@
 """From a cut to nodes: copies of what is recomputed, each starting just in time.
 
-A copy belongs to a *stage* (see plan/stages.py). The copies that read kept values only get a
-control dependency on the stage's cotangent; the others wait for them by data. Had all copies been
-free to start, they would all be made at once and nothing would be saved.
+A copy belongs to a *stage* (see plan/stages.py). The copies that read kept values only are held
+back until the stage's cotangent is there (see plan/gates.py); the others wait for them by data.
 
 A stage also waits for the matrix products and reductions that read cotangents or copies of the
 stages before. Without that the executor is free to run down the chain of cotangents first and to
@@ -24,6 +23,7 @@ from nested_fad_tf.graph.view import Node, Value
 from nested_fad_tf.ops import views
 from nested_fad_tf.plan import bits
 from nested_fad_tf.plan.cut import Cut
+from nested_fad_tf.plan.gates import Gates
 from nested_fad_tf.plan.rewrite import RewriteBuilder
 from nested_fad_tf.plan.stages import Stages, copy_test, packed_roots, read_by_copy
 
@@ -43,7 +43,7 @@ class Recomputation:
         self._packed = packed_roots(cut)
         self._packed_words: dict[int, tuple[bits.Steps, Value]] = {}
         self._copies: dict[int, dict[int, Value]] = {}  # stage's node id -> value id -> copy
-        self._first: dict[int, list[Node]] = {}  # stage's node id -> copies that wait for it
+        self._gates = Gates(builder)
 
     def redirect_readers(self) -> None:
         """Gives every cotangent op that reads something recomputed or packed its copy."""
@@ -53,17 +53,7 @@ class Recomputation:
             for index, value in enumerate(node.inputs):
                 if self._needs_copy(value):
                     self.builder.redirect(node, index, self._copy_for(value, stage))
-        self._order_stages()
-
-    def _order_stages(self) -> None:
-        waits: list[Node] = []
-        ends = self._stages.ends
-        for stage_id in sorted(self._first.keys() | ends.keys()):
-            if stage_id in self._first:
-                for copy in self._first[stage_id]:
-                    copy.controls.extend(waits)
-                waits = []
-            waits += ends.get(stage_id, ())
+        self._gates.close(self._stages.ends)
 
     def _copy_for(self, value: Value, stage: Node) -> Value:
         """The copy of a forward value that the readers in a stage share."""
@@ -101,12 +91,11 @@ class Recomputation:
             inputs,
             [(v.dtype, v.shape) for v in node.outputs],
             origin=node,
-            controls=() if waits else (stage,),
         )
         for original, made in zip(node.outputs, copy.outputs, strict=True):
             copies[original.id] = made
         if not waits:
-            self._first.setdefault(stage.id, []).append(copy)
+            self._gates.hold(copy, stage)
 
     def _fill(self, value: Value, stage: Node) -> Value:
         """Zeros or ones without the tensor they are like: it would be kept for its shape alone."""
@@ -121,9 +110,8 @@ class Recomputation:
             [(value.dtype, value.shape)],
             origin=node,
             attrs={"T": value.dtype, "index_type": tf.int32},
-            controls=(stage,),
         )
-        self._first.setdefault(stage.id, []).append(made)
+        self._gates.hold(made, stage)
         return made.outputs[0]
 
     def _shape_of(self, value: Value, source: Value) -> Value:
@@ -150,6 +138,6 @@ class Recomputation:
             steps = bits.Steps(self.builder, value.node, count)
             self._packed_words[value.id] = steps, steps.pack(value)
         steps, words = self._packed_words[value.id]
-        boolean = steps.unpack(words, stage)
-        self._first.setdefault(stage.id, []).append(steps.first_unpacked)
+        boolean = steps.unpack(words)
+        self._gates.hold(steps.first_unpacked, stage)
         return steps.reshape(boolean, self._shape_of(value, value), value.shape, "/unpack")

@@ -36,7 +36,8 @@ def test_aliases_share_the_buffer_of_an_input_that_lives_on(op_type: str) -> Non
 
 def test_pairwise_aliases_share_the_buffers_of_their_inputs() -> None:
     inputs = [tf.random.uniform([64]), tf.random.uniform([64])]
-    for op_type in views.PAIRWISE_ALIASES:
+    # The barrier has no kernel: it is for compilers.
+    for op_type in views.PAIRWISE_ALIASES - {"XlaOptimizationBarrier"}:
         outputs = getattr(tf.raw_ops, op_type)(input=inputs)
         assert [address(y) for y in outputs] == [address(x) for x in inputs]
 
