@@ -38,6 +38,7 @@ class GradientsRow:
         model: The model's name.
         strategy: The rewrite's strategy.
         fuse: How its groups run.
+        jit_compile: Whether XLA compiles the step as a whole, plain and rewritten.
         dtype: Type of weights and activations.
         loss_difference: Relative difference of the losses.
         worst_difference: The largest difference of any gradient.
@@ -54,6 +55,7 @@ class GradientsRow:
     model: str
     strategy: str
     fuse: str
+    jit_compile: bool
     dtype: str
     loss_difference: float
     worst_difference: float
@@ -74,6 +76,7 @@ class LossesRow:
         model: The model's name.
         strategy: The rewrite's strategy.
         fuse: How its groups run.
+        jit_compile: Whether XLA compiles the step as a whole, plain and rewritten.
         worst_difference: The largest relative difference at any step.
         control_difference: The same between two plain runs.
         sensitivity: The same between two plain runs whose first weights differ by one unit in the
@@ -85,6 +88,7 @@ class LossesRow:
     model: str
     strategy: str
     fuse: str
+    jit_compile: bool
     worst_difference: float
     control_difference: float
     sensitivity: float
@@ -93,14 +97,14 @@ class LossesRow:
 
 
 def gradients_row(
-    model: str, strategy: str = "auto", fuse: str = "auto", dtype: str = "float64"
+    model: str, strategy: str = "auto", how: variants.How = variants.DEFAULT, dtype: str = "float64"
 ) -> GradientsRow:
     """Compares loss and gradients of the plain and the rewritten step.
 
     Args:
         model: A name of `nested_fad_tf.bench.models`.
         strategy: A strategy of `nested_fad_tf.Options`, or "plain".
-        fuse: How fused groups run.
+        how: What else the versions are made with.
         dtype: "float64" for a tight check, or "float32".
 
     Returns:
@@ -125,7 +129,7 @@ def gradients_row(
     plain_function = variants.wrap(problem.gradients, variants.PLAIN)
     plain_loss, plain = run(plain_function)
     _, again = run(plain_function)
-    loss, rewritten = run(variants.wrap(problem.gradients, strategy, fuse))
+    loss, rewritten = run(variants.wrap(problem.gradients, strategy, how))
     differences = _differences(plain, rewritten)
     worst = max(differences, key=differences.__getitem__)
     nudged = [_differences(plain, run(plain_function, seed)[1]) for seed in _NUDGES]
@@ -135,7 +139,8 @@ def gradients_row(
     return GradientsRow(
         model=model,
         strategy=strategy,
-        fuse=fuse,
+        fuse=how.fuse,
+        jit_compile=how.jit_compile,
         dtype=dtype,
         loss_difference=_relative(plain_loss, loss),
         worst_difference=differences[worst],
@@ -152,13 +157,15 @@ def gradients_row(
     )
 
 
-def losses_row(model: str, strategy: str = "auto", fuse: str = "auto") -> LossesRow:
+def losses_row(
+    model: str, strategy: str = "auto", how: variants.How = variants.DEFAULT
+) -> LossesRow:
     """Compares the losses of ten Adam steps from the same state.
 
     Args:
         model: A name of `nested_fad_tf.bench.models`.
         strategy: A strategy of `nested_fad_tf.Options`, or "plain".
-        fuse: How fused groups run.
+        how: What else the versions are made with.
 
     Returns:
         The row.
@@ -174,12 +181,13 @@ def losses_row(model: str, strategy: str = "auto", fuse: str = "auto") -> Losses
 
     plain_function = variants.wrap(problem.step, variants.PLAIN)
     plain, again = run(plain_function), run(plain_function)
-    rewritten = run(variants.wrap(problem.step, strategy, fuse))
+    rewritten = run(variants.wrap(problem.step, strategy, how))
     nudged = run(plain_function, _NUDGES[0])
     return LossesRow(
         model=model,
         strategy=strategy,
-        fuse=fuse,
+        fuse=how.fuse,
+        jit_compile=how.jit_compile,
         worst_difference=_worst_relative(plain, rewritten),
         control_difference=_worst_relative(plain, again),
         sensitivity=_worst_relative(plain, nudged),

@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow as tf
 from rich.console import Console
 
-from nested_fad_tf.bench import agreement, catalog, models, runner
+from nested_fad_tf.bench import agreement, catalog, models, runner, variants
 
 # Column title -> text of the cell, by kind of row.
 _Column = tuple[str, Callable[[Any], str]]
@@ -22,7 +22,7 @@ _Column = tuple[str, Callable[[Any], str]]
 def run_bench(
     models: Sequence[str] = ("all",),
     strategies: Sequence[str] = ("auto",),
-    fuse: str = "auto",
+    how: variants.How = variants.DEFAULT,
     json_path: str | os.PathLike[str] | None = None,
     what: Sequence[str] = ("memory", "time"),
     dtypes: Sequence[str] = ("float64",),
@@ -32,7 +32,7 @@ def run_bench(
     Args:
         models: Names of `nested_fad_tf.bench.models`; "all" stands for every one.
         strategies: Strategies of `nested_fad_tf.Options` to compare with plain TensorFlow.
-        fuse: How fused groups run.
+        how: What else the versions are made with.
         json_path: Where to write the rows; None to write none.
         what: What to measure, of "memory", "time", "gradients" and "losses".
         dtypes: Types of weights and activations to compare gradients in.
@@ -52,7 +52,7 @@ def run_bench(
         rows: list[Any] = []
         for model in chosen:
             with console.status(f"{kind}: {model}"):
-                rows += _rows(kind, model, list(strategies), fuse, list(dtypes))
+                rows += _rows(kind, model, list(strategies), how, list(dtypes))
         console.print(f"\n{kind}\n")
         console.out(markdown(rows, _COLUMNS[kind]), highlight=False)
         results[kind] = [dataclasses.asdict(row) for row in rows]
@@ -70,18 +70,20 @@ def _chosen_models(chosen: Sequence[str]) -> list[str]:
     return list(chosen)
 
 
-def _rows(kind: str, model: str, strategies: list[str], fuse: str, dtypes: list[str]) -> list[Any]:
+def _rows(
+    kind: str, model: str, strategies: list[str], how: variants.How, dtypes: list[str]
+) -> list[Any]:
     """Rows of one model."""
     if kind == "time":
-        return list(runner.time_rows([model], strategies, fuse))
+        return list(runner.time_rows([model], strategies, how))
     if kind == "gradients":
         return [
-            agreement.gradients_row(model, strategy, fuse, dtype)
+            agreement.gradients_row(model, strategy, how, dtype)
             for dtype in dtypes
             for strategy in strategies
         ]
     make = runner.memory_row if kind == "memory" else agreement.losses_row
-    return [make(model, strategy, fuse) for strategy in strategies]
+    return [make(model, strategy, how) for strategy in strategies]
 
 
 def markdown(rows: Sequence[Any], columns: Sequence[_Column]) -> str:

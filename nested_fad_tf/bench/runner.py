@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
@@ -9,7 +10,6 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from typing import Any
 
 from nested_fad_tf.bench import variants
@@ -19,7 +19,7 @@ CONTROL = "plain again"
 _LEAST_ROUNDS = 9
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class MemoryRow:
     """Memory of one step, plain and rewritten, in bytes above what lived before the step.
 
@@ -27,6 +27,7 @@ class MemoryRow:
         model: The model's name.
         strategy: The rewrite's strategy.
         fuse: How its groups run.
+        jit_compile: Whether XLA compiles the step as a whole, plain and rewritten.
         graph_ops: Ops in the plain graph.
         plain_peak: Peak of plain TensorFlow, bytes requested.
         peak: Peak of the rewritten step.
@@ -43,6 +44,7 @@ class MemoryRow:
     model: str
     strategy: str
     fuse: str
+    jit_compile: bool
     graph_ops: int
     plain_peak: int
     peak: int
@@ -56,7 +58,7 @@ class MemoryRow:
     method: str
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class TimeRow:
     """Time of one version of a step against plain TensorFlow, alternating in one process.
 
@@ -65,6 +67,7 @@ class TimeRow:
         strategy: The version: "plain", a strategy, or "plain again", the null control, whose spread
             says which differences mean something.
         fuse: How its groups run.
+        jit_compile: Whether XLA compiles the step as a whole, plain and rewritten.
         seconds: Median time of a steady step.
         ratio: Median over the rounds of this version's time to plain's in the same round.
         ratio_low: The smallest such ratio.
@@ -78,6 +81,7 @@ class TimeRow:
     model: str
     strategy: str
     fuse: str
+    jit_compile: bool
     seconds: float
     ratio: float
     ratio_low: float
@@ -88,13 +92,15 @@ class TimeRow:
     first_call_seconds: float
 
 
-def memory_row(model: str, strategy: str = "auto", fuse: str = "auto") -> MemoryRow:
+def memory_row(
+    model: str, strategy: str = "auto", how: variants.How = variants.DEFAULT
+) -> MemoryRow:
     """Measures the memory of a step, plain and rewritten, each in a fresh process.
 
     Args:
         model: A name of `nested_fad_tf.bench.models`.
         strategy: A strategy of `nested_fad_tf.Options`, or "plain" for plain TensorFlow alone.
-        fuse: How fused groups run.
+        how: What else the versions are made with.
 
     Returns:
         The row.
@@ -102,12 +108,13 @@ def memory_row(model: str, strategy: str = "auto", fuse: str = "auto") -> Memory
     Raises:
         RuntimeError: If a measuring process fails; the message ends with its last error lines.
     """
-    plain = _measure_in_process(model, variants.PLAIN, "auto")
-    other = plain if strategy == variants.PLAIN else _measure_in_process(model, strategy, fuse)
+    plain = _measure_in_process(model, variants.PLAIN, dataclasses.replace(how, fuse="auto"))
+    other = plain if strategy == variants.PLAIN else _measure_in_process(model, strategy, how)
     return MemoryRow(
         model=model,
         strategy=strategy,
-        fuse=fuse,
+        fuse=how.fuse,
+        jit_compile=how.jit_compile,
         graph_ops=plain["graph_ops"],
         plain_peak=plain["peak_bytes"],
         peak=other["peak_bytes"],
@@ -123,9 +130,9 @@ def memory_row(model: str, strategy: str = "auto", fuse: str = "auto") -> Memory
 
 
 @functools.cache  # Several strategies share the plain measurement.
-def _measure_in_process(model: str, strategy: str, fuse: str) -> dict[str, Any]:
+def _measure_in_process(model: str, strategy: str, how: variants.How) -> dict[str, Any]:
     """Runs `nested_fad_tf.bench.worker`, which finds modules where this process does."""
-    request = json.dumps({"model": model, "strategy": strategy, "fuse": fuse})
+    request = json.dumps({"model": model, "strategy": strategy, **dataclasses.asdict(how)})
     result = subprocess.run(
         [sys.executable, "-m", "nested_fad_tf.bench.worker", "--json", request],
         env={**os.environ, **process.EXACT_ENVIRONMENT, "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -141,7 +148,7 @@ def _measure_in_process(model: str, strategy: str, fuse: str) -> dict[str, Any]:
 def time_rows(
     models: list[str],
     strategies: list[str],
-    fuse: str = "auto",
+    how: variants.How = variants.DEFAULT,
     rounds: int = _LEAST_ROUNDS,
 ) -> list[TimeRow]:
     """Times steps, all versions of a model alternating in this process.
@@ -149,7 +156,7 @@ def time_rows(
     Args:
         models: Names of `nested_fad_tf.bench.models`.
         strategies: Strategies of `nested_fad_tf.Options`.
-        fuse: How fused groups run.
+        how: What else the versions are made with.
         rounds: How often each version is timed; at least 9.
 
     Returns:
@@ -161,10 +168,10 @@ def time_rows(
     if rounds < _LEAST_ROUNDS:
         raise ValueError(f"rounds must be at least {_LEAST_ROUNDS}, not {rounds}")
     chosen = [name for name in strategies if name != variants.PLAIN]
-    return [row for model in models for row in _time_model(model, chosen, fuse, rounds)]
+    return [row for model in models for row in _time_model(model, chosen, how, rounds)]
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class _Version:
     """A step ready to be timed, and what getting it ready took."""
 
@@ -174,12 +181,12 @@ class _Version:
     first_call_seconds: float
 
 
-def _time_model(model: str, strategies: list[str], fuse: str, rounds: int) -> list[TimeRow]:
+def _time_model(model: str, strategies: list[str], how: variants.How, rounds: int) -> list[TimeRow]:
     from nested_fad_tf.bench import models
 
     problem = models.build(model)
     versions = {
-        label: _first_call(problem, variants.PLAIN if label == CONTROL else label, fuse)
+        label: _first_call(problem, variants.PLAIN if label == CONTROL else label, how)
         for label in [variants.PLAIN, *strategies, CONTROL]
     }
     seconds: dict[str, list[float]] = {label: [] for label in versions}
@@ -193,14 +200,14 @@ def _time_model(model: str, strategies: list[str], fuse: str, rounds: int) -> li
                 seconds[label].append(elapsed)
         order = order[1:] + order[:1]  # Nobody always follows the same neighbour's cache contents.
     return [
-        _time_row(model, label, fuse, versions[label], seconds[label], seconds[variants.PLAIN])
+        _time_row(model, label, how, versions[label], seconds[label], seconds[variants.PLAIN])
         for label in versions
     ]
 
 
-def _first_call(problem: Any, strategy: str, fuse: str) -> _Version:
+def _first_call(problem: Any, strategy: str, how: variants.How) -> _Version:
     """Traces, rewrites, compiles and runs once, timing each part."""
-    step = variants.wrap(problem.step, strategy, fuse)
+    step = variants.wrap(problem.step, strategy, how)
     start = time.perf_counter()
     step.get_concrete_function(*problem.inputs)
     traced = time.perf_counter()
@@ -213,7 +220,7 @@ def _first_call(problem: Any, strategy: str, fuse: str) -> _Version:
 def _time_row(
     model: str,
     label: str,
-    fuse: str,
+    how: variants.How,
     version: _Version,
     seconds: list[float],
     plain: list[float],
@@ -222,7 +229,8 @@ def _time_row(
     return TimeRow(
         model=model,
         strategy=label,
-        fuse=fuse,
+        fuse=how.fuse,
+        jit_compile=how.jit_compile,
         seconds=statistics.median(seconds),
         ratio=statistics.median(ratios),
         ratio_low=min(ratios),

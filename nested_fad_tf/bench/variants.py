@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -10,13 +11,29 @@ import tensorflow as tf
 PLAIN = "plain"
 
 
-def wrap(function: Callable[..., Any], strategy: str, fuse: str = "auto") -> Any:
+@dataclasses.dataclass(frozen=True)
+class How:
+    """What else, beside the strategy, the versions of a step are made with.
+
+    Attributes:
+        fuse: How fused groups run, as in `nested_fad_tf.Options`.
+        jit_compile: Whether XLA compiles the step as a whole, plain and rewritten.
+    """
+
+    fuse: str = "auto"
+    jit_compile: bool = False
+
+
+DEFAULT = How()
+
+
+def wrap(function: Callable[..., Any], strategy: str, how: How = DEFAULT) -> Any:
     """Makes a graph function of a Python function.
 
     Args:
         function: A step or gradient function of a `Problem`.
         strategy: "plain" for `tf.function`, or a strategy of `nested_fad_tf.Options`.
-        fuse: How fused groups run, as in `nested_fad_tf.Options`.
+        how: What else it is made with.
 
     Returns:
         A `tf.function` or its rewriting drop-in. A rewrite that fails raises: a benchmark must not
@@ -24,11 +41,13 @@ def wrap(function: Callable[..., Any], strategy: str, fuse: str = "auto") -> Any
     """
     # The steps hold no Python control flow on tensors, so autograph would only slow tracing down.
     if strategy == PLAIN:
-        return tf.function(function, autograph=False)
+        return tf.function(function, autograph=False, jit_compile=how.jit_compile or None)
     import nested_fad_tf
 
-    options = nested_fad_tf.Options(strategy=strategy, fuse=fuse, on_error="raise")  # type: ignore[arg-type]
-    return nested_fad_tf.function(function, options=options, autograph=False)
+    options = nested_fad_tf.Options(strategy=strategy, fuse=how.fuse, on_error="raise")  # type: ignore[arg-type]
+    return nested_fad_tf.function(
+        function, options=options, autograph=False, jit_compile=how.jit_compile or None
+    )
 
 
 def report_numbers(function: Any) -> dict[str, Any]:

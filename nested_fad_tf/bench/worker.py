@@ -19,13 +19,16 @@ from nested_fad_tf.bench import models, variants
 from nested_fad_tf.report import memory, process
 
 
-def measure(model: str, strategy: str, fuse: str = "auto") -> dict[str, Any]:
+def measure(
+    model: str, strategy: str, fuse: str = "auto", jit_compile: bool = False
+) -> dict[str, Any]:
     """Measures the memory of a training step.
 
     Args:
         model: A name of `nested_fad_tf.bench.models`.
         strategy: "plain" or a strategy of `nested_fad_tf.Options`.
         fuse: How fused groups run, as in `nested_fad_tf.Options`.
+        jit_compile: Whether XLA compiles the step as a whole.
 
     Returns:
         peak_bytes, total_peak_bytes, resident_peak_bytes (whole process, above what it held before
@@ -33,7 +36,7 @@ def measure(model: str, strategy: str, fuse: str = "auto") -> dict[str, Any]:
         kept and predicted bytes, before and after.
     """
     problem = models.build(model)
-    step = variants.wrap(problem.step, strategy, fuse)
+    step = variants.wrap(problem.step, strategy, variants.How(fuse, jit_compile))
     measured = memory.measure(step, *problem.inputs, runs=1)
     try:
         resident: int | None = process.resident_peak(lambda: step(*problem.inputs))[0]

@@ -28,6 +28,12 @@ def _define_flags(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_string("fuse", "auto", f"How groups run: {', '.join(_FUSE)}.", flag_values=values)
+    flags.DEFINE_bool(
+        "jit_compile",
+        False,
+        "Whether XLA compiles the steps as a whole, the plain ones too.",
+        flag_values=values,
+    )
     flags.DEFINE_list(
         "what",
         ["memory", "time"],
@@ -56,12 +62,12 @@ def _run(values: Mapping[str, Any]) -> None:
     json_path = choices.writable("json", values["json"])
     quiet.start_tensorflow()
     # Only now: this imports TensorFlow and Keras.
-    from nested_fad_tf.bench import command
+    from nested_fad_tf.bench import command, variants
 
     command.run_bench(
         models=models,
         strategies=strategies,
-        fuse=fuse,
+        how=variants.How(fuse, values["jit_compile"]),
         json_path=json_path,
         what=what,
         dtypes=dtypes,
