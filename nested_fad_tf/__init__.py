@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from nested_fad_tf.functions import Function, Session, explain, function, rewrite, rewriting
-    from nested_fad_tf.integrations import saved_model
+    from nested_fad_tf.integrations import keras, saved_model
     from nested_fad_tf.options import Options
     from nested_fad_tf.report.memory import Measurement, measure
     from nested_fad_tf.report.summary import Kept, Report
@@ -47,6 +47,7 @@ __all__ = [
     "VerificationError",
     "explain",
     "function",
+    "keras",
     "measure",
     "rewrite",
     "rewriting",
@@ -76,7 +77,11 @@ _HOMES = {
     "rewriting": "functions",
 }
 # Public modules, and where they are.
-_MODULES = {"saved_model": "integrations.saved_model", "testing": "testing"}
+_MODULES = {
+    "keras": "integrations.keras",
+    "saved_model": "integrations.saved_model",
+    "testing": "testing",
+}
 
 
 if not TYPE_CHECKING:  # To type checkers, a module with __getattr__ has every name.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -206,10 +207,46 @@ class Session:
 
     def __init__(self) -> None:
         self.reports: list[Report] = []
+        self._graphs: dict[int, weakref.ref[Any]] = {}  # by position in `reports`
+
+    def add(self, report: Report, graph: Any) -> None:
+        """Notes what was done to a function.
+
+        Args:
+            report: The report on it.
+            graph: Its `FuncGraph`, as it is now.
+        """
+        self._graphs[len(self.reports)] = weakref.ref(graph)
+        self.reports.append(report)
+
+    def largest(self) -> tuple[Report, Any] | None:
+        """The function that needs most memory: the training step, where there is one.
+
+        Returns:
+            The latest report on it, and its `FuncGraph` if that still lives; `None` if nothing was
+            traced that keeps anything.
+        """
+        keeping = [i for i, report in enumerate(self.reports) if report.kept_bytes_before]
+        if not keeping:
+            return None
+        best = max(keeping, key=lambda i: (self.reports[i].predicted_peak_before, i))
+        return self.reports[best], self._graphs[best]()
+
+
+_current: contextvars.ContextVar[Session | None] = contextvars.ContextVar(
+    "nested_fad_tf_session", default=None
+)
+
+
+def current_session() -> Session | None:
+    """The session of the innermost `rewriting` block that this thread is in."""
+    return _current.get()
 
 
 @contextlib.contextmanager
-def rewriting(options: Options | None = None) -> Iterator[Session]:
+def rewriting(
+    options: Options | None = None, *, session: Session | None = None
+) -> Iterator[Session]:
     """Rewrites every `tf.function` traced inside the block.
 
         with nfad.rewriting() as session:
@@ -222,6 +259,7 @@ def rewriting(options: Options | None = None) -> Iterator[Session]:
 
     Args:
         options: What the rewrites may do; `Options()` by default.
+        session: A session to go on with; a new one by default.
 
     Yields:
         The session, with a report a trace.
@@ -234,11 +272,15 @@ def rewriting(options: Options | None = None) -> Iterator[Session]:
             "verify=True needs the calls of a function, and rewriting() sees only its traces;"
             " use @nested_fad_tf.function, or nested_fad_tf.testing.assert_same_step"
         )
-    session = Session()
+    into = session or Session()
     chosen = options or Options()
 
     def observe(graph: Any) -> None:
-        session.reports.append(pipeline.rewrite_graph(graph, chosen))
+        into.add(pipeline.rewrite_graph(graph, chosen), graph)
 
-    with tracing.observing(observe):
-        yield session
+    token = _current.set(into)
+    try:
+        with tracing.observing(observe):
+            yield into
+    finally:
+        _current.reset(token)

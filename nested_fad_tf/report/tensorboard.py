@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -62,10 +62,28 @@ def _write_run(folder: pathlib.Path, run: Run) -> None:
     writer = tf.summary.create_file_writer(str(folder))
     with writer.as_default(step=0):
         tf.summary.graph(_without_large_constants(run.graph))
-        kept = tf.constant(run.kept_bytes, tf.float32)
-        _write_value("kept_bytes", kept, "scalars", "DATA_CLASS_SCALAR")
+        _write_scalar("kept_bytes", run.kept_bytes)
         _write_value("report", tf.constant(_text(run)), "text", "DATA_CLASS_TENSOR")
     writer.close()
+
+
+def write_scalars(folder: pathlib.Path, step: int, values: Mapping[str, float]) -> None:
+    """Adds scalars to a run.
+
+    Args:
+        folder: The run's folder; made if there is none.
+        step: Where on the horizontal axis.
+        values: Numbers by tag.
+    """
+    writer = tf.summary.create_file_writer(str(folder))
+    with writer.as_default(step=step):
+        for tag, value in values.items():
+            _write_scalar(tag, value)
+    writer.close()
+
+
+def _write_scalar(tag: str, value: float) -> None:
+    _write_value(tag, tf.constant(value, tf.float32), "scalars", "DATA_CLASS_SCALAR")
 
 
 def _write_value(tag: str, value: tf.Tensor, plugin: str, data_class: str) -> None:

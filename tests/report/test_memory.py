@@ -3,7 +3,7 @@
 import pytest
 import tensorflow as tf
 
-from nested_fad_tf.report import memory, process
+from nested_fad_tf.report import allocations, memory, process
 
 MIB = 2**20
 
@@ -21,7 +21,7 @@ def tanh_chain_gradient(x):
 
 def event(time, kind, address, name="", size=0):
     tensor = memory.LiveTensor(name, size, "", "")
-    return memory._Event(time, kind == "alloc", address, tensor)
+    return allocations._Event(time, kind == "alloc", address, tensor)
 
 
 def test_chain_of_tanh_needs_one_tensor_an_op_and_the_seed():
@@ -59,7 +59,7 @@ def test_a_buffer_from_before_the_call_counts_as_negative_when_freed():
         event(15, "free", address=9),
         event(99, "alloc", address=4, name="after", size=1000),
     ]
-    account = memory._sum_events(events, start=10, end=20)
+    account = allocations._sum_events(events, start=10, end=20)
     assert [size for _, size in account.timeline] == [0, 30, -70, 20]
     assert account.peak == 30
     assert [tensor.name for tensor in account.live] == ["new"]

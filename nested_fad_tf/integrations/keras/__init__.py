@@ -1,0 +1,12 @@
+"""For those who train with `fit`.
+
+    nfad.keras.optimize(model)
+    model.fit(x, y, callbacks=[nfad.keras.MemoryReport(log_dir)])
+
+Works with Keras 3 on its TensorFlow backend and with tf_keras (Keras 2).
+"""
+
+from nested_fad_tf.integrations.keras.memory_report import MemoryReport
+from nested_fad_tf.integrations.keras.optimized import optimize, reports, strip
+
+__all__ = ["MemoryReport", "optimize", "reports", "strip"]

@@ -1,0 +1,172 @@
+"""A Keras callback that tells what a training step keeps, needs, and how long it takes."""
+
+from __future__ import annotations
+
+import pathlib
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+from absl import logging
+
+from nested_fad_tf import functions
+from nested_fad_tf.integrations.keras.optimized import session_of
+from nested_fad_tf.report import tensorboard
+from nested_fad_tf.report.allocations import Account, Recording
+from nested_fad_tf.report.summary import Report
+
+# Counted from the first step of a fit: the first traces, the second runs under the profiler to tell
+# the sizes of what later steps replace, the third is measured.
+_WARM_UP, _MEASURED = 1, 2
+_RUN = "rewritten"
+
+
+class MemoryReport(keras.callbacks.Callback):
+    """Prints the report on a training step after the first one, and measures the third.
+
+        nfad.keras.optimize(model)
+        model.fit(x, y, callbacks=[nfad.keras.MemoryReport("logs")])
+
+    Works as well inside `nfad.rewriting()`, and with a model that is not rewritten, whose step it
+    measures. The measured peak is printed after the epoch, so as not to break the progress bar.
+
+    Args:
+        log_dir: Where to write for TensorBoard: predicted and measured peak, seconds a step, the
+            rewritten graph, and what it keeps. Nothing is written by default.
+        print_fn: Called with each line.
+
+    Attributes:
+        report: The report on the training step; `None` before the first step, or where nothing was
+            rewritten.
+        measured_peak: The most bytes that a step needs above what lived before it; `None` before
+            the third step, or where the allocator can't tell.
+        step_seconds: Median time of the steps that weren't measured; `None` before there is one.
+    """
+
+    def __init__(
+        self, log_dir: str | pathlib.Path | None = None, print_fn: Callable[[str], Any] = print
+    ) -> None:
+        super().__init__()
+        self.report: Report | None = None
+        self.measured_peak: int | None = None
+        self._log_dir = None if log_dir is None else pathlib.Path(log_dir)
+        self._print = print_fn
+        self._begin()
+
+    def _begin(self) -> None:
+        self._step = 0
+        self._seconds: list[float] = []
+        self._recording: Recording | None = None
+        self._marked: Any = None
+        self._unsaid: list[str] = []
+
+    @property
+    def step_seconds(self) -> float | None:
+        """Median time of a step, tracing and measuring left out."""
+        return statistics.median(self._seconds) if self._seconds else None
+
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Starts to count steps."""
+        self._begin()
+
+    def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Starts the profiler for the second step, and the account for the third."""
+        if self._step == _WARM_UP:
+            self._recording = self._start_recording()
+        if self._step == _MEASURED and self._recording is not None:
+            self._marked = self._recording.marked()
+            self._marked.__enter__()
+        self._started = time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Reports after the first step; ends the account of the third."""
+        seconds = time.perf_counter() - self._started
+        if self._step > _MEASURED:
+            self._seconds.append(seconds / self._steps_each())
+        if self._step == _MEASURED:
+            self._end_recording()
+        if self._step == 0:
+            self._report_step()
+        self._step += 1
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Says what was measured since: the progress bar is at its end."""
+        self._say()
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Writes the time of a step."""
+        if self.step_seconds is not None:
+            self._write(epoch, {"step_seconds": self.step_seconds})
+
+    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Says what was measured; stops the profiler if training ended early."""
+        self._end_recording()
+        self._say()
+
+    def _steps_each(self) -> int:
+        """How many steps Keras runs between two calls."""
+        return getattr(self.model, "steps_per_execution", 1) or 1
+
+    def _report_step(self) -> None:
+        session = session_of(self.model) or functions.current_session()
+        if session is None:
+            self._print("memory report: this model is not rewritten; nfad.keras.optimize does that")
+            return
+        found = session.largest()
+        if found is None:
+            reasons = {r.reason for r in session.reports if r.reason}
+            self._print(f"memory report: nothing was rewritten ({'; '.join(sorted(reasons))})")
+            return
+        self.report, graph = found
+        self.report.summary(self._print)
+        if self._log_dir is not None and graph is not None:
+            run = tensorboard.Run(
+                _RUN,
+                graph.as_graph_def(),
+                self.report.kept_bytes_after,
+                self.report,
+                applied=self.report.changed,
+            )
+            tensorboard.write(self._log_dir, [run])
+        self._write(
+            0,
+            {
+                "predicted_peak_original": self.report.predicted_peak_before,
+                "predicted_peak": self.report.predicted_peak_after,
+            },
+        )
+
+    def _start_recording(self) -> Recording | None:
+        recording = Recording()
+        try:
+            recording.start()
+        except tf.errors.OpError as error:
+            # Keras' TensorBoard callback may be profiling the same steps.
+            logging.warning("MemoryReport measures no peak: %s", error)
+            return None
+        return recording
+
+    def _end_recording(self) -> None:
+        if self._marked is not None:
+            self._marked.__exit__(None, None, None)
+            self._marked = None
+        if self._recording is None:
+            return
+        accounts: list[Account] = self._recording.stop()
+        self._recording = None
+        if accounts:
+            self.measured_peak = accounts[-1].peak
+            self._unsaid.append(f"measured peak of a step {self.measured_peak / 2**20:.2f} MiB")
+            self._write(0, {"measured_peak": self.measured_peak})
+
+    def _say(self) -> None:
+        for line in self._unsaid:
+            self._print(line)
+        self._unsaid = []
+
+    def _write(self, step: int, values: Mapping[str, float]) -> None:
+        if self._log_dir is not None:
+            tensorboard.write_scalars(self._log_dir / _RUN, step, values)

@@ -1,0 +1,360 @@
+"""Keras models of many kinds, trained plain and optimized: the same losses and weights."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import nested_fad_tf as nfad
+
+COLUMNS = 64
+OPTIONS = nfad.Options(on_error="raise", fuse="ops", min_bytes=1024)
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((1000, COLUMNS)).astype(np.float32)
+Y = RNG.standard_normal((1000, 1)).astype(np.float32)
+
+
+def dense(units=COLUMNS, activation="mish", **kwargs):
+    return keras.layers.Dense(units, activation=activation, **kwargs)
+
+
+def hidden(x, depth=3):
+    for _ in range(depth):
+        x = dense()(x)
+    return x
+
+
+def sequential():
+    return keras.Sequential([keras.Input([COLUMNS]), dense(), dense(), dense(), dense(1, None)])
+
+
+def functional():
+    inputs = keras.Input([COLUMNS])
+    x = keras.layers.Dropout(0.3)(hidden(inputs))
+    x = keras.layers.BatchNormalization()(x)
+    return keras.Model(inputs, dense(1, None)(keras.layers.Activation("gelu")(x)))
+
+
+def shared_and_frozen():
+    inputs = keras.Input([COLUMNS])
+    shared, frozen = dense(), dense(trainable=False)
+    x = shared(frozen(shared(frozen(shared(inputs)))))
+    return keras.Model(inputs, dense(1, None)(x))
+
+
+class WithAddedLoss(keras.Layer):
+    def call(self, x):
+        self.add_loss(0.01 * keras.ops.mean(keras.ops.square(x)))
+        return x
+
+
+def with_added_losses():
+    inputs = keras.Input([COLUMNS])
+    x = WithAddedLoss()(hidden(inputs))
+    x = dense(kernel_regularizer="l2", activity_regularizer="l1")(x)
+    return keras.Model(inputs, dense(1, None)(x))
+
+
+def several_outputs():
+    a, b = keras.Input([COLUMNS], name="a"), keras.Input([COLUMNS], name="b")
+    x = hidden(keras.layers.Concatenate()([a, b]))
+    return keras.Model([a, b], {"first": dense(1, None)(x), "second": dense(1, "sigmoid")(x)})
+
+
+def recurrent():
+    inputs = keras.Input([COLUMNS])
+    x = keras.layers.Reshape([8, 8])(hidden(inputs, 2))
+    return keras.Model(inputs, dense(1, None)(keras.layers.GRU(16)(x)))
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.hidden = [dense() for _ in range(3)]
+        self.last = dense(1, None)
+
+    def call(self, x):
+        for layer in self.hidden:
+            x = layer(x)
+        return self.last(x)
+
+
+class WithSuper(Subclassed):
+    def train_step(self, data):
+        x, y = data
+        return super().train_step((x + 0.1, y))
+
+
+class WithOwnStep(Subclassed):
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(x, y, self(x, training=True))
+        gradients = tape.gradient(loss, self.trainable_variables)
+        self.optimizer.apply(gradients, self.trainable_variables)
+        return {"loss": loss}
+
+
+class GradientPenalty(Subclassed):
+    """A gradient of a gradient, as in WGAN-GP."""
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as outer:
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                out = self(x)
+            slopes = tf.norm(inner.gradient(out, x), axis=1)
+            loss = tf.reduce_mean(tf.square(out - y)) + tf.reduce_mean(tf.square(slopes - 1.0))
+        gradients = outer.gradient(loss, self.trainable_variables)
+        self.optimizer.apply(gradients, self.trainable_variables)
+        return {"loss": loss}
+
+
+def train(make, optimized, compiled=None, options=OPTIONS, x=X, y=Y, **fit):
+    keras.utils.set_random_seed(1)
+    model = make()
+    if optimized:
+        assert nfad.keras.optimize(model, options) is model
+    model.compile(**{"optimizer": "adam", "loss": "mse", **(compiled() if compiled else {})})
+    # Of 1000 examples the last batch has 232.
+    fit = {"batch_size": 256, "epochs": 2, "verbose": 0, **fit}
+    history = model.fit(x, y, **fit).history
+    return model, history
+
+
+def assert_same(actual, expected, rtol=1e-5):
+    tf.nest.assert_same_structure(actual, expected)
+    for a, e in zip(tf.nest.flatten(actual), tf.nest.flatten(expected), strict=True):
+        a, e = np.asarray(a, np.float64), np.asarray(e, np.float64)
+        np.testing.assert_allclose(a, e, rtol=0, atol=rtol * np.abs(e).max(initial=1e-30))
+
+
+def check(make, compiled=None, fires=True, rtol=1e-5, **kwargs):
+    plain, expected = train(make, False, compiled, **kwargs)
+    model, actual = train(make, True, compiled, **kwargs)
+    reports = nfad.keras.reports(model)
+    assert any(r.changed for r in reports) == fires, {r.reason for r in reports}
+    assert_same(actual, expected, rtol)
+    assert_same(model.get_weights(), plain.get_weights(), 10 * rtol)
+    return model
+
+
+@pytest.mark.parametrize(
+    "make",
+    [sequential, functional, shared_and_frozen, with_added_losses, recurrent, Subclassed,
+     WithSuper, WithOwnStep, GradientPenalty],
+)  # fmt: skip
+def test_kinds_of_models(make):
+    check(make)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("make", [functional, WithOwnStep])
+def test_compiled_or_not(make, jit_compile):
+    check(make, lambda: {"jit_compile": jit_compile})
+
+
+def test_several_inputs_outputs_losses_metrics_and_weights():
+    labels = (Y > 0).astype(np.float32)
+    check(
+        several_outputs,
+        lambda: {
+            "loss": {"first": "mse", "second": "binary_crossentropy"},
+            "loss_weights": {"first": 0.5, "second": 2.0},
+            "metrics": {"first": ["mae"], "second": ["accuracy"]},
+        },
+        x={"a": X, "b": X[::-1]},
+        y={"first": Y, "second": labels},
+        sample_weight={"first": labels[:, 0] + 0.5, "second": labels[:, 0] + 1.0},
+    )
+
+
+def test_class_weights():
+    labels = (Y > 0).astype(np.float32)
+    compiled = {"loss": keras.losses.BinaryCrossentropy(from_logits=True), "metrics": ["accuracy"]}
+    check(functional, lambda: compiled, y=labels, class_weight={0: 0.2, 1: 0.8})
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda: keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True, clipnorm=1.0),
+        lambda: keras.optimizers.AdamW(1e-3, use_ema=True, ema_momentum=0.9),
+        lambda: keras.optimizers.RMSprop(1e-3, gradient_accumulation_steps=2),
+        lambda: keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(1e-3, 10)),
+    ],
+    ids=["sgd", "adamw-ema", "accumulation", "schedule"],
+)
+def test_optimizers(optimizer):
+    check(functional, lambda: {"optimizer": optimizer()})
+
+
+@pytest.mark.parametrize("steps", [3, 16])
+def test_several_steps_an_execution(steps):
+    check(functional, lambda: {"steps_per_execution": steps})
+
+
+def test_a_dataset_of_unknown_size_and_validation():
+    def batches():
+        return tf.data.Dataset.from_tensor_slices((X, Y)).batch(300)
+
+    keras.utils.set_random_seed(1)
+    _, expected = train(functional, False, x=batches(), y=None, batch_size=None,
+                        validation_data=batches())  # fmt: skip
+    model, actual = train(functional, True, x=batches(), y=None, batch_size=None,
+                          validation_data=batches())  # fmt: skip
+    assert any(r.changed for r in nfad.keras.reports(model))
+    assert_same(actual, expected)
+
+
+def test_evaluate_and_predict_are_not_rewritten():
+    model, _ = train(functional, True)
+    traced = len(nfad.keras.reports(model))
+    model.evaluate(X, Y, verbose=0)
+    model.predict(X, verbose=0)
+    assert len(nfad.keras.reports(model)) == traced
+
+
+def test_train_on_batch_and_compiling_again():
+    runs = []
+    for optimized in (False, True):
+        model, _ = train(functional, optimized, epochs=1)
+        losses = [model.train_on_batch(X[:100], Y[:100]) for _ in range(2)]
+        model.compile("sgd", "mae")
+        losses += [model.train_on_batch(X[:100], Y[:100]) for _ in range(2)]
+        runs.append([losses, model.get_weights()])
+    assert sum(r.changed for r in nfad.keras.reports(model)) >= 2
+    assert_same(runs[1], runs[0], rtol=1e-4)
+
+
+def test_optimizing_after_training_traces_anew():
+    model, _ = train(functional, False)
+    nfad.keras.optimize(model, OPTIONS)
+    model.fit(X, Y, verbose=0)
+    assert any(r.changed for r in nfad.keras.reports(model))
+
+
+def test_run_eagerly_works_and_says_why_nothing_is_done():
+    model = check(functional, lambda: {"run_eagerly": True}, fires=False, epochs=1)
+    assert [r.reason for r in nfad.keras.reports(model)] == [
+        "run_eagerly=True: no function is traced, so there is nothing to rewrite"
+    ]
+
+
+@pytest.mark.parametrize("mode", ["activations", "list_of_layers"])
+def test_remat_scope_keeps_working(mode):
+    def make():
+        with keras.RematScope(mode=mode, layer_names=["dense_1"]):
+            return functional()
+
+    check(make)
+
+
+def test_recompute_grad_keeps_working():
+    class Recomputing(keras.Layer):
+        def build(self, shape):
+            self.inner = dense()
+            self.inner.build(shape)
+
+        def call(self, x):
+            return tf.recompute_grad(lambda x: self.inner(x))(x)
+
+    def make():
+        inputs = keras.Input([COLUMNS])
+        return keras.Model(inputs, dense(1, None)(hidden(Recomputing()(inputs))))
+
+    check(make)
+
+
+@pytest.mark.parametrize("make", [sequential, functional])
+def test_saved_and_loaded(make, tmp_path):
+    model, _ = train(make, True, options=OPTIONS.replace(strategy="recompute"))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert type(loaded) is type(model)
+    assert_same(loaded.predict(X, verbose=0), model.predict(X, verbose=0))
+    loaded.fit(X, Y, verbose=0)
+    reports = nfad.keras.reports(loaded)
+    assert any(r.changed for r in reports)
+    assert {r.strategy for r in reports} == {"recompute"}
+
+
+def test_the_config_is_the_models_own_and_the_options():
+    model = functional()
+    plain = model.get_config()
+    nfad.keras.optimize(model, OPTIONS)
+    config = model.get_config()
+    ours = config.pop("nested_fad_tf")
+    assert config == plain
+    assert nfad.Options.from_dict(ours["options"]) == OPTIONS
+
+
+def test_loaded_in_another_process(tmp_path):
+    """With the package it is optimized, stripped it needs no package."""
+    model, _ = train(functional, True)
+    model.save(tmp_path / "optimized.keras")
+    np.save(tmp_path / "expected.npy", model.predict(X, verbose=0))
+    assert nfad.keras.strip(model) is model
+    assert type(model) is keras.Model or type(model).__name__ == "Functional"
+    model.save(tmp_path / "stripped.keras")
+    script = textwrap.dedent(
+        """
+        import json, sys
+        import keras
+        import numpy as np
+        folder = sys.argv[1]
+        stripped = keras.models.load_model(folder + "/stripped.keras")
+        assert "nested_fad_tf" not in sys.modules
+        import nested_fad_tf as nfad
+        from nested_fad_tf import keras as _
+        loaded = keras.models.load_model(folder + "/optimized.keras")
+        x = np.random.default_rng(0).standard_normal((1000, 64)).astype(np.float32)
+        expected = np.load(folder + "/expected.npy")
+        errors = [float(abs(m.predict(x, verbose=0) - expected).max()) for m in (stripped, loaded)]
+        loaded.fit(x, x[:, :1], verbose=0)
+        print(json.dumps([errors, any(r.changed for r in nfad.keras.reports(loaded))]))
+        """
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    errors, changed = json.loads(done.stdout.splitlines()[-1])
+    assert max(errors) < 1e-5
+    assert changed
+
+
+def test_cloned():
+    model = nfad.keras.optimize(functional(), OPTIONS)
+    clone = keras.models.clone_model(model)
+    assert type(clone) is type(model)
+    clone.compile("adam", "mse")
+    clone.fit(X, Y, verbose=0)
+    assert any(r.changed for r in nfad.keras.reports(clone))
+    assert not nfad.keras.reports(model)
+
+
+def test_optimizing_again_takes_the_new_options():
+    model = nfad.keras.optimize(functional(), OPTIONS)
+    nfad.keras.optimize(model, OPTIONS.replace(strategy="recompute"))
+    assert "OptimizedOptimized" not in type(model).__name__
+    model.compile("adam", "mse")
+    model.fit(X, Y, verbose=0)
+    assert {r.strategy for r in nfad.keras.reports(model)} == {"recompute"}
+
+
+def test_what_is_not_a_model():
+    with pytest.raises(TypeError, match="takes a Keras model, not Dense"):
+        nfad.keras.optimize(dense())
+    with pytest.raises(nfad.OptionsError, match="assert_same_step"):
+        nfad.keras.optimize(functional(), nfad.Options(verify=True))
+    with pytest.raises(ValueError, match="was not optimized"):
+        nfad.keras.reports(functional())
