@@ -6,16 +6,14 @@ tested, printed and thrown away without having touched one.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from nested_fad_tf.graph.sizes import Shape, output_in_bytes
 from nested_fad_tf.ops import views
-
-Shape = tuple[int | None, ...]
 
 
 class Value:
@@ -194,34 +192,6 @@ def describe(dtype: tf.DType, shape: Shape | None) -> str:
     return f"{dtype.name}[{','.join('?' if d is None else str(d) for d in shape)}]"
 
 
-def size_in_bytes(dtype: tf.DType, shape: Shape | None, nominal: int) -> int:
-    """The bytes a tensor takes, unknown dimensions counted at a nominal size.
-
-    A planner that took unknown dimensions for zero would do nothing on `fit` with a partial last
-    batch.
-
-    Args:
-        dtype: The tensor's dtype. Types without a fixed size (resource, variant, string) count as 0
-            bytes.
-        shape: Static shape; an unknown rank counts as a scalar, since nothing is known to scale.
-        nominal: What an unknown dimension is taken to be, in elements.
-
-    Returns:
-        The size in bytes.
-    """
-    if shape is None:
-        return 0
-    elements = 1
-    for dim in shape:
-        elements *= nominal if dim is None else dim
-    return elements * _item_size(dtype)
-
-
-@functools.cache
-def _item_size(dtype: tf.DType) -> int:
-    return 0 if dtype in (tf.resource, tf.variant, tf.string) else int(dtype.size)
-
-
 class GraphView:
     """The nodes and values of one traced function.
 
@@ -311,7 +281,12 @@ class GraphView:
             The new value.
         """
         value = Value(
-            len(self.values), node, index, dtype, shape, size_in_bytes(dtype, shape, self.nominal)
+            len(self.values),
+            node,
+            index,
+            dtype,
+            shape,
+            output_in_bytes(node, dtype, shape, self.nominal),
         )
         source = aliased_input(node, index) or self._unchanged_input(node, shape)
         if source is not None:

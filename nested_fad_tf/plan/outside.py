@@ -14,7 +14,8 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
-from nested_fad_tf.graph.view import GraphView, Node, Shape, Value, size_in_bytes
+from nested_fad_tf.graph.sizes import Shape, size_in_bytes
+from nested_fad_tf.graph.view import GraphView, Node, Value
 from nested_fad_tf.ops import elementwise
 from nested_fad_tf.ops.compiled import COMPILED
 from nested_fad_tf.ops.derive import NotDifferentiableError, derivative

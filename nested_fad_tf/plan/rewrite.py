@@ -12,7 +12,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from nested_fad_tf.graph.view import GraphView, Node, Shape, Value, aliased_input, size_in_bytes
+from nested_fad_tf.graph.sizes import Shape, output_in_bytes
+from nested_fad_tf.graph.view import GraphView, Node, Value, aliased_input
 
 SCOPE = "nested_fad"
 
@@ -114,7 +115,7 @@ class RewriteBuilder:
         )
         node.controls = list(controls)
         for index, (dtype, shape) in enumerate(outputs):
-            nbytes = size_in_bytes(dtype, shape, self.view.nominal)
+            nbytes = output_in_bytes(node, dtype, shape, self.view.nominal)
             value = Value(self._next_value, node, index, dtype, shape, nbytes)
             self._next_value += 1
             source = aliased_input(node, index)

@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 from traced import names, node, nodes, trace, view_of
 
-from nested_fad_tf.graph.view import GraphView, describe, size_in_bytes
+from nested_fad_tf.graph.sizes import size_in_bytes
+from nested_fad_tf.graph.view import GraphView, describe
 
 X = tf.TensorSpec([8, 16])
 
@@ -234,3 +235,29 @@ def test_calls_and_control_flow_are_single_nodes():
     assert kinds & {"While", "StatelessWhile"}
     assert not kinds & {"Tanh", "Sin"}
     assert view.outputs[0].shape == (8, 16)
+
+
+def test_sizes_where_tensorflow_loses_track_of_a_shape():
+    """With an unknown batch the gradient of a product sums to [?, ?] in between."""
+
+    def step(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = tf.tanh(x) * tf.sigmoid(x)
+        return tape.gradient(y, x)
+
+    graph = tf.function(step).get_concrete_function(tf.TensorSpec([None, 8])).graph
+    view = GraphView.from_func_graph(graph, 100)
+    unknown = [v for v in view.values if v.shape == (None, None)]
+    assert {v.node.op_type for v in unknown} >= {"Sum"}
+    assert {v.nbytes for v in unknown} == {100 * 8 * 4}
+
+
+def test_sizes_of_what_is_spread_along_an_unknown_dimension():
+    def step(x, y):
+        return tf.expand_dims(x, 1) * tf.expand_dims(y, 0) + 1.0
+
+    specs = [tf.TensorSpec([None])] * 2
+    view = GraphView.from_func_graph(tf.function(step).get_concrete_function(*specs).graph, 100)
+    sizes = {v.node.op_type: v.nbytes for v in view.values}
+    assert sizes["Mul"] == sizes["AddV2"] == 100 * 100 * 4

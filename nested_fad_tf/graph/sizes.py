@@ -1,0 +1,99 @@
+"""How large tensors are, as far as that is known before a graph runs."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+import tensorflow as tf
+
+from nested_fad_tf.ops import elementwise, views
+from nested_fad_tf.ops.reductions import REDUCTIONS
+
+if TYPE_CHECKING:
+    from nested_fad_tf.graph.view import Node
+
+Shape = tuple[int | None, ...]
+
+
+def size_in_bytes(dtype: tf.DType, shape: Shape | None, nominal: int) -> int:
+    """The bytes a tensor takes, unknown dimensions counted at a nominal size.
+
+    A planner that took unknown dimensions for zero would do nothing on `fit` with a partial last
+    batch.
+
+    Args:
+        dtype: The tensor's dtype. Types without a fixed size (resource, variant, string) count as 0
+            bytes.
+        shape: Static shape; an unknown rank counts as a scalar, since nothing is known to scale.
+        nominal: What an unknown dimension is taken to be, in elements.
+
+    Returns:
+        The size in bytes.
+    """
+    if shape is None:
+        return 0
+    elements = 1
+    for dim in shape:
+        elements *= nominal if dim is None else dim
+    return elements * item_size(dtype)
+
+
+def output_in_bytes(node: Node, dtype: tf.DType, shape: Shape | None, nominal: int) -> int:
+    """The bytes a node's output takes.
+
+    Where the batch is unknown TensorFlow loses track of the other dimensions, too: the gradient of
+    a product sums over axes that are computed from shapes, and its result is `[?, ?]`. But a view
+    has as many elements as what it is a view of, and neither an element-wise op nor a reduction
+    has more than its largest input.
+
+    Args:
+        node: The node; its inputs are set.
+        dtype: Dtype of the output.
+        shape: Its static shape.
+        nominal: What an unknown dimension is taken to be, in elements.
+
+    Returns:
+        The size in bytes.
+    """
+    nbytes = size_in_bytes(dtype, shape, nominal)
+    if shape is not None and shape.count(None) < 2:
+        return nbytes
+    if node.op_type in views.ALIASES:
+        return _elements(node, slice(1)) * item_size(dtype)
+    if node.op_type in REDUCTIONS and shape is not None:
+        return min(nbytes, _elements(node, slice(1)) * item_size(dtype))
+    if node.op_type in elementwise.TABLE and not _spreads(node, shape):
+        return _elements(node, slice(None)) * item_size(dtype)
+    return nbytes
+
+
+def _elements(node: Node, inputs: slice) -> int:
+    return max((v.nbytes // (item_size(v.dtype) or 1) for v in node.inputs[inputs]), default=0)
+
+
+def _spreads(node: Node, shape: Shape | None) -> bool:
+    """Whether an input is known to be broadcast along a dimension that is unknown."""
+    if shape is None:
+        return False
+    return any(
+        v.shape is not None
+        and any(
+            one == 1 and dim is None
+            for one, dim in zip(reversed(v.shape), reversed(shape), strict=False)
+        )
+        for v in node.inputs
+    )
+
+
+@functools.cache
+def item_size(dtype: tf.DType) -> int:
+    """Bytes of one element; 0 for what has no fixed size.
+
+    Args:
+        dtype: The dtype.
+
+    Returns:
+        The size in bytes.
+    """
+    return 0 if dtype in (tf.resource, tf.variant, tf.string) else int(dtype.size)
