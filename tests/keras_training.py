@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keras
 import numpy as np
-import tensorflow as tf
+from traced import assert_same
 
 import nested_fad_tf as nfad
 
@@ -46,13 +46,6 @@ def train(make, optimized, compiled=None, options=OPTIONS, x=X, y=Y, **fit):
     fit = {"batch_size": 256, "epochs": 2, "verbose": 0, **fit}
     history = model.fit(x, y, **fit).history
     return model, history
-
-
-def assert_same(actual, expected, rtol=1e-5):
-    tf.nest.assert_same_structure(actual, expected)
-    for a, e in zip(tf.nest.flatten(actual), tf.nest.flatten(expected), strict=True):
-        a, e = np.asarray(a, np.float64), np.asarray(e, np.float64)
-        np.testing.assert_allclose(a, e, rtol=0, atol=rtol * np.abs(e).max(initial=1e-30))
 
 
 def check(make, compiled=None, fires=True, rtol=1e-5, **kwargs):

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from traced import mish, numbers
+from traced import assert_same, mish, numbers
 
 import nested_fad_tf as nfad
 from nested_fad_tf.emit.barrier import tie
@@ -42,12 +42,6 @@ def dropout(x, index):
     seed = tf.stack([7, index])
     kept = tf.random.stateless_uniform(tf.shape(x), seed, dtype=x.dtype) > 0.5
     return tf.where(kept, mish(x) * 2.0, 0.0)
-
-
-def assert_same(actual, expected, rtol):
-    for a, e in zip(tf.nest.flatten(actual), tf.nest.flatten(expected), strict=True):
-        a, e = (np.asarray(tf.cast(t, tf.float64)) for t in (a, e))
-        np.testing.assert_allclose(a, e, rtol=0, atol=rtol * np.abs(e).max(initial=1e-30))
 
 
 ACTIVATIONS = {

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import traced
 
 import nested_fad_tf as nfad
 from nested_fad_tf import pipeline
@@ -48,11 +49,7 @@ def state_of(variables):
     return [v.numpy() for v in variables]
 
 
-def assert_same(actual, expected, rtol=2e-6):
-    tf.nest.assert_same_structure(actual, expected)
-    for a, e in zip(tf.nest.flatten(actual), tf.nest.flatten(expected), strict=True):
-        a, e = np.asarray(a), np.asarray(e)
-        np.testing.assert_allclose(a, e, rtol=0, atol=rtol * np.abs(e).max(initial=1e-30))
+assert_same = functools.partial(traced.assert_same, rtol=2e-6)
 
 
 def check(make, *args, calls=2, options=OPTIONS, fires=True, **tf_function_kwargs):

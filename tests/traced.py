@@ -58,3 +58,11 @@ def numbers(*shape: int, seed: int = 0, scale: float = 1.0) -> tf.Tensor:
 
 def mish(x: tf.Tensor) -> tf.Tensor:
     return x * tf.tanh(tf.nn.softplus(x))
+
+
+def assert_same(actual: Any, expected: Any, rtol: float = 1e-5) -> None:
+    """Compares structures of tensors, entry by entry, with the largest entry of each tensor."""
+    tf.nest.assert_same_structure(actual, expected)
+    for a, e in zip(tf.nest.flatten(actual), tf.nest.flatten(expected), strict=True):
+        a, e = np.asarray(a, np.float64), np.asarray(e, np.float64)
+        np.testing.assert_allclose(a, e, rtol=0, atol=rtol * np.abs(e).max(initial=1e-30))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import pathlib
 import platform
@@ -14,6 +13,7 @@ import tensorflow as tf
 from rich.console import Console
 
 from nested_fad_tf.bench import agreement, catalog, models, runner, variants
+from nested_fad_tf.report import json_file
 
 # Column title -> text of the cell, by kind of row.
 _Column = tuple[str, Callable[[Any], str]]
@@ -109,7 +109,7 @@ def markdown(rows: Sequence[Any], columns: Sequence[_Column]) -> str:
 
 
 def _write(path: pathlib.Path, results: dict[str, list[dict[str, Any]]]) -> None:
-    """Writes the rows with what they depend on; all of the file or nothing."""
+    """Writes the rows with what they depend on."""
     content = {
         "tensorflow": tf.__version__,
         "python": platform.python_version(),
@@ -118,9 +118,7 @@ def _write(path: pathlib.Path, results: dict[str, list[dict[str, Any]]]) -> None
         "gpus": [device.name for device in tf.config.list_physical_devices("GPU")],
         "results": results,
     }
-    unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n")
-    unfinished.replace(path)
+    json_file.write(path, content)
 
 
 def _mib(size: int | None) -> str:

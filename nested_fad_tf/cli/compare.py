@@ -36,9 +36,7 @@ def _run(values: Mapping[str, Any]) -> None:
     rewritten = choices.local(values["rewritten"]) if values["rewritten"] else None
     log_dir = choices.log_folder("log_dir", values["log_dir"])
     options = choices.options(values["preset"]).replace(fuse="ops")
-    status = quiet.status_console()
-    with status.status("starting TensorFlow"):
-        quiet.start_tensorflow()
+    status = quiet.start_tensorflow_visibly()
     # Only now: this imports TensorFlow.
     from nested_fad_tf.report import tensorboard
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from absl import flags
 
-from nested_fad_tf.cli import choices, json_file, quiet, saved_models
+from nested_fad_tf.cli import choices, quiet, saved_models
 from nested_fad_tf.cli.command import Command, Positional
 
 
@@ -25,18 +25,14 @@ def _run(values: Mapping[str, Any]) -> None:
     options = choices.options(values["preset"]).replace(fuse="ops")
     signatures = saved_models.signatures(values["signature"])
     json_path = choices.writable("json", values["json"])
-    status = quiet.status_console()
-    with status.status("starting TensorFlow"):
-        quiet.start_tensorflow()
+    status = quiet.start_tensorflow_visibly()
     # Only now: this imports TensorFlow.
     from nested_fad_tf.integrations import saved_model
 
     with saved_models.progress_shown(status, "inspecting") as progress:
         report = saved_model.inspect(source, options, signatures, progress=progress)
     saved_models.show(report, options, applied=False, detailed=values["detailed"])
-    if json_path:
-        json_file.write(json_path, report.to_dict())
-        print(f"the report is in {json_path}")
+    saved_models.write_json(json_path, report)
 
 
 COMMAND = Command(

@@ -66,6 +66,14 @@ def native_messages_held() -> Iterator[None]:
             os.close(saved)
 
 
+def start_tensorflow_visibly() -> console.Console:
+    """Starts TensorFlow, says so meanwhile, and returns the console for the progress to come."""
+    status = status_console()
+    with status.status("starting TensorFlow"):
+        start_tensorflow()
+    return status
+
+
 def status_console() -> console.Console:
     """Returns a console for progress on stderr, which shows while native messages are held, too."""
     stream = os.fdopen(os.dup(2), "w", buffering=1)

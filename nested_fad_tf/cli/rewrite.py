@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from absl import flags
 
-from nested_fad_tf.cli import choices, json_file, quiet, saved_models
+from nested_fad_tf.cli import choices, quiet, saved_models
 from nested_fad_tf.cli.command import Command, Positional
 from nested_fad_tf.options import Fuse
 
@@ -37,9 +37,7 @@ def _run(values: Mapping[str, Any]) -> None:
     options = choices.options(values["preset"]).replace(fuse=fuse)
     signatures = saved_models.signatures(values["signature"])
     json_path = choices.writable("json", values["json"])
-    status = quiet.status_console()
-    with status.status("starting TensorFlow"):
-        quiet.start_tensorflow()
+    status = quiet.start_tensorflow_visibly()
     # Only now: this imports TensorFlow.
     from nested_fad_tf.integrations import saved_model
 
@@ -48,9 +46,7 @@ def _run(values: Mapping[str, Any]) -> None:
             source, out, options, signatures, overwrite=values["overwrite"], progress=progress
         )
     saved_models.show(report, options, applied=True)
-    if json_path:
-        json_file.write(json_path, report.to_dict())
-        print(f"the report is in {json_path}")
+    saved_models.write_json(json_path, report)
     if report.changed:
         print(f"the rewritten model is in {out}")
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pathlib
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from absl import flags
 from rich import box, console, markup, progress, table
 
 from nested_fad_tf.options import Options, preset_names
-from nested_fad_tf.report import tables
+from nested_fad_tf.report import json_file, tables
 
 if TYPE_CHECKING:
     from nested_fad_tf.report.summary import Report
@@ -132,6 +133,18 @@ def show(report: Report, options: Options, *, applied: bool, detailed: bool = Fa
         out.print(_rich(kept))
     for line in tables.totals(report, options.min_bytes, applied=applied):
         out.print(line, markup=False, highlight=False)
+
+
+def write_json(path: pathlib.Path | None, report: Report) -> None:
+    """Writes a report where --json asks for it, and says so.
+
+    Args:
+        path: The file; `None` if it wasn't asked for.
+        report: The report.
+    """
+    if path is not None:
+        json_file.write(path, report.to_dict())
+        print(f"the report is in {path}")
 
 
 def _rich(content: tables.Table) -> table.Table:

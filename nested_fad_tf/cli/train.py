@@ -42,9 +42,7 @@ def _run(values: Mapping[str, Any]) -> None:
     model = choices.one_of("model", values["model"], registry.SUMMARIES)
     options = choices.options(preset)
     json_path = choices.writable("json", values["json"])
-    status = quiet.status_console()
-    with status.status("starting TensorFlow"):
-        quiet.start_tensorflow()
+    status = quiet.start_tensorflow_visibly()
     # Only now: these import TensorFlow and Keras.
     from nested_fad_tf.cli import train_output
     from nested_fad_tf.examples.comparison import Comparison

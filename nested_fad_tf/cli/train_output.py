@@ -8,9 +8,9 @@ from typing import Any
 
 from rich import box, console, markup, table
 
-from nested_fad_tf.cli import json_file
 from nested_fad_tf.examples.comparison import Comparison, Version
 from nested_fad_tf.options import Options
+from nested_fad_tf.report import json_file
 
 _MIB = 2**20
 _KEPT_ROWS = 8

@@ -36,7 +36,7 @@ def size_in_bytes(dtype: tf.DType, shape: Shape | None, nominal: int) -> int:
     elements = 1
     for dim in shape:
         elements *= nominal if dim is None else dim
-    return elements * item_size(dtype)
+    return elements * _item_size(dtype)
 
 
 def output_in_bytes(node: Node, dtype: tf.DType, shape: Shape | None, nominal: int) -> int:
@@ -60,16 +60,16 @@ def output_in_bytes(node: Node, dtype: tf.DType, shape: Shape | None, nominal: i
     if shape is not None and shape.count(None) < 2:
         return nbytes
     if node.op_type in views.ALIASES:
-        return _elements(node, slice(1)) * item_size(dtype)
+        return _elements(node, slice(1)) * _item_size(dtype)
     if node.op_type in REDUCTIONS and shape is not None:
-        return min(nbytes, _elements(node, slice(1)) * item_size(dtype))
+        return min(nbytes, _elements(node, slice(1)) * _item_size(dtype))
     if node.op_type in elementwise.TABLE and not _spreads(node, shape):
-        return _elements(node, slice(None)) * item_size(dtype)
+        return _elements(node, slice(None)) * _item_size(dtype)
     return nbytes
 
 
 def _elements(node: Node, inputs: slice) -> int:
-    return max((v.nbytes // (item_size(v.dtype) or 1) for v in node.inputs[inputs]), default=0)
+    return max((v.nbytes // (_item_size(v.dtype) or 1) for v in node.inputs[inputs]), default=0)
 
 
 def _spreads(node: Node, shape: Shape | None) -> bool:
@@ -87,13 +87,6 @@ def _spreads(node: Node, shape: Shape | None) -> bool:
 
 
 @functools.cache
-def item_size(dtype: tf.DType) -> int:
-    """Bytes of one element; 0 for what has no fixed size.
-
-    Args:
-        dtype: The dtype.
-
-    Returns:
-        The size in bytes.
-    """
+def _item_size(dtype: tf.DType) -> int:
+    """Bytes of one element; 0 for what has no fixed size."""
     return 0 if dtype in (tf.resource, tf.variant, tf.string) else int(dtype.size)

@@ -27,8 +27,7 @@ class Gates:
 
     def __init__(self, builder: RewriteBuilder) -> None:
         self._builder = builder
-        self._first: dict[int, list[Node]] = {}  # stage's node id -> copies that wait for it
-        self._stages: dict[int, Node] = {}
+        self._held: dict[int, tuple[Node, list[Node]]] = {}  # by node id: a stage, its copies
 
     def hold(self, copy: Node, stage: Node) -> None:
         """Lets a copy wait for a stage.
@@ -37,8 +36,7 @@ class Gates:
             copy: A node of the rewrite that reads nothing which waits for the stage.
             stage: The cotangent op that starts the stage.
         """
-        self._first.setdefault(stage.id, []).append(copy)
-        self._stages[stage.id] = stage
+        self._held.setdefault(stage.id, (stage, []))[1].append(copy)
 
     def close(self, ends: Mapping[int, Sequence[Node]]) -> None:
         """Adds what makes the copies wait, for their stage and the end of those before.
@@ -47,9 +45,9 @@ class Gates:
             ends: By a stage's node id: what the next one waits for.
         """
         waits: list[Node] = []
-        for stage_id in sorted(self._first.keys() | ends.keys()):
-            if stage_id in self._first:
-                stage, copies = self._stages[stage_id], self._first[stage_id]
+        for stage_id in sorted(self._held.keys() | ends.keys()):
+            if stage_id in self._held:
+                stage, copies = self._held[stage_id]
                 for copy in copies:
                     copy.controls.extend((stage, *waits))
                 if self._builder.view.compiled:

@@ -94,6 +94,17 @@ def test_help_of_bench_lists_its_flags(capsys):
         (["bench", "--strategies=auto,no"], "--strategies=no"),
         (["bench", "--what=speed"], "--what=speed"),
         (["bench", "--models=brt"], "did you mean 'bert'"),
+        (["inspect"], "SAVED_MODEL is missing"),
+        (["inspect", "a", "b"], "takes SAVED_MODEL and flags, not 'b'"),
+        (["rewrite", "a"], "OUT is missing"),
+        (["rewrite"], "SAVED_MODEL and OUT are missing"),
+        (["rewrite", "a", "b", "--fuse=op"], "did you mean 'ops'"),
+        (["rewrite", "a", "--overwrit", "b"], "overwrit"),
+        (["compare", "--log_dir=x"], "SAVED_MODEL is missing"),
+        (["compare", "a"], "--log_dir is missing"),
+        (["compare", "a", f"--log_dir={__file__}/x"], "is a file"),
+        (["inspect", "a", "--preset=papr"], "did you mean 'paper'"),
+        (["inspect", "a", "--json=/no/such/folder/x.json"], "/no/such/folder does not exist"),
     ],
 )
 def test_bad_usage_is_one_line_and_status_2(capsys, arguments, expected):

@@ -162,30 +162,6 @@ def test_help(capsys, command, words):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["inspect"], "SAVED_MODEL is missing"),
-        (["inspect", "a", "b"], "takes SAVED_MODEL and flags, not 'b'"),
-        (["rewrite", "a"], "OUT is missing"),
-        (["rewrite"], "SAVED_MODEL and OUT are missing"),
-        (["rewrite", "a", "b", "--fuse=op"], "did you mean 'ops'"),
-        (["rewrite", "a", "--overwrit", "b"], "overwrit"),
-        (["compare", "--log_dir=x"], "SAVED_MODEL is missing"),
-        (["compare", "a"], "--log_dir is missing"),
-        (["compare", "a", f"--log_dir={__file__}/x"], "is a file"),
-        (["inspect", "a", "--preset=papr"], "did you mean 'paper'"),
-        (["inspect", "a", "--json=/no/such/folder/x.json"], "/no/such/folder does not exist"),
-    ],
-)
-def test_bad_usage_is_one_line_and_status_2(capsys, arguments, expected):
-    assert main.main(["nested-fad-tf", *arguments]) == 2
-    output = capsys.readouterr()
-    assert len(output.err.splitlines()) == 1
-    assert expected in output.err
-    assert not output.out
-
-
-@pytest.mark.parametrize(
     "arguments",
     [
         ["inspect", "gs://bucket/model"],

@@ -38,10 +38,9 @@ def optimize(model: Any, options: Options | None = None) -> Any:
         model.fit(x, y)
 
     `fit`, `train_on_batch` and custom `train_step`s run rewritten from now on, whatever was or will
-    be compiled. `model.save` keeps the options; who loads the file has to import
-    `nested_fad_tf.integrations.keras` (`from nested_fad_tf import keras`) first, or gets a model
-    without them from what `strip` gives. `keras.models.clone_model` keeps them but for `Sequential`
-    models, of which it makes new ones.
+    be compiled. `model.save` keeps the options; to load the file, import this integration first
+    (`from nested_fad_tf import keras`). What `strip` gives back can be saved for those who don't
+    have this package. `keras.models.clone_model` keeps the options, except of a `Sequential`.
 
     Args:
         model: A `keras.Model` (Keras 3 with the TensorFlow backend, or tf_keras).
