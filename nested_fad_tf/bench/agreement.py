@@ -126,7 +126,7 @@ def gradients_row(
             if gradient is not None  # A weight that the loss does not depend on.
         }
 
-    plain_function = variants.wrap(problem.gradients, variants.PLAIN)
+    plain_function = variants.wrap(problem.gradients, variants.PLAIN, how)
     plain_loss, plain = run(plain_function)
     _, again = run(plain_function)
     loss, rewritten = run(variants.wrap(problem.gradients, strategy, how))
@@ -179,7 +179,7 @@ def losses_row(
             _nudge(problem.model.trainable_variables, nudge)
         return tuple(float(function(*problem.inputs)) for _ in range(_STEPS))
 
-    plain_function = variants.wrap(problem.step, variants.PLAIN)
+    plain_function = variants.wrap(problem.step, variants.PLAIN, how)
     plain, again = run(plain_function), run(plain_function)
     rewritten = run(variants.wrap(problem.step, strategy, how))
     nudged = run(plain_function, _NUDGES[0])
