@@ -101,7 +101,11 @@ class Recording:
             host_tracer_level=2, python_tracer_level=0, device_tracer_level=0
         )
         log_dir = tempfile.TemporaryDirectory()
-        tf.profiler.experimental.start(log_dir.name, options=options)
+        try:
+            tf.profiler.experimental.start(log_dir.name, options=options)
+        except tf.errors.OpError:
+            log_dir.cleanup()
+            raise
         self._log_dir = log_dir
 
     def marked(self) -> contextlib.AbstractContextManager[Any]:

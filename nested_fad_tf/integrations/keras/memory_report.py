@@ -70,6 +70,8 @@ class MemoryReport(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Starts to count steps."""
+        # A fit that failed in its second or third step told no callback that it ended.
+        self._end_recording()
         self._begin()
 
     def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
@@ -105,6 +107,16 @@ class MemoryReport(keras.callbacks.Callback):
         """Says what was measured; stops the profiler if training ended early."""
         self._end_recording()
         self._say()
+
+    def _implements_train_batch_hooks(self) -> bool:
+        """tf_keras asks its callbacks, whose base class this one doesn't have."""
+        return True
+
+    def _implements_test_batch_hooks(self) -> bool:
+        return False
+
+    def _implements_predict_batch_hooks(self) -> bool:
+        return False
 
     def _steps_each(self) -> int:
         """How many steps Keras runs between two calls."""

@@ -154,6 +154,7 @@ class Optimized:
         saving = _keras_of(original).saving
         config[_KEY] = {
             "options": self._options.to_dict(),
+            "keras": _keras_of(original).__name__,
             "class": {
                 "module": original.__module__,
                 "class_name": original.__name__,
@@ -169,10 +170,8 @@ class Optimized:
         """Makes the model by its original class, and optimizes it."""
         config = dict(config)
         ours = config.pop(_KEY)
-        module = ours["class"]["module"]
-        keras = importlib.import_module(
-            "tf_keras" if module.partition(".")[0] == "tf_keras" else "keras"
-        )
+        # A user's class may come from either Keras: its module doesn't tell.
+        keras = importlib.import_module(ours["keras"])
         model = keras.saving.deserialize_keras_object(
             {**ours["class"], "config": config}, custom_objects=custom_objects
         )
