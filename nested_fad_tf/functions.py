@@ -37,6 +37,11 @@ class Function:
         self.reports: list[Report] = []
         functools.update_wrapper(self, tf_function.python_function, updated=())
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """That of a `tf.function`, for code that asks `isinstance`, as ClusterCoordinator does."""
+        return type(self._tf_function)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the function, tracing and rewriting it if these arguments are new to it."""
         with self._tracing():
