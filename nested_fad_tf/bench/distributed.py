@@ -29,6 +29,8 @@ MODES = ("fit", "loop")
 
 _FEATURES, _LAYERS = 256, 6
 _BATCH, _STEPS = 2048, 8
+# Of a server only the process can be measured from outside, which is large without a step.
+_SERVED_BATCH = 16384
 # Keras 3 trains in one process only; tf_keras is what trains in several.
 _SEVERAL_PROCESSES = ("multi_worker", "parameter_server")
 # Collectives in the forward and the backward pass; a parameter server has none.
@@ -89,9 +91,12 @@ def run(strategy: str, mode: str, rewritten: bool) -> dict[str, Any]:
     keras = importlib.import_module("tf_keras" if strategy in _SEVERAL_PROCESSES else "keras")
     with made.scope():
         model = _model(keras, synchronized=strategy in _SYNCHRONIZED)
-        model.compile(keras.optimizers.Adam(), "mse")
+        # One worker at a time: two that update the same weights at once never do the same twice.
+        served = {"steps_per_execution": _STEPS} if strategy == "parameter_server" else {}
+        model.compile(keras.optimizers.Adam(), "mse", **served)
     train = _fit if mode == "fit" else _schedule if strategy == "parameter_server" else _loop
-    options = nfad.Options(on_error="raise", nominal_size=_BATCH // 2) if rewritten else None
+    nominal = _SERVED_BATCH if strategy == "parameter_server" else _BATCH // 2
+    options = nfad.Options(on_error="raise", nominal_size=nominal) if rewritten else None
     result = train(made, model, options)
     weights = sum(float(np.square(w, dtype=np.float64).sum()) for w in model.get_weights())
     return {**result, "weights": weights}
@@ -105,27 +110,32 @@ def _model(keras: Any, synchronized: bool) -> Any:
     return keras.Sequential([keras.layers.InputLayer([_FEATURES]), *layers, keras.layers.Dense(1)])
 
 
-def _data() -> tuple[np.ndarray, np.ndarray]:
-    rows = _BATCH * _STEPS
+def _data(rows: int) -> tuple[np.ndarray, np.ndarray]:
     x = np.random.default_rng(0).standard_normal((rows, _FEATURES)).astype(np.float32)
     return x, np.tanh(x[:, :1] + x[:, 1:2])
 
 
-def _dataset() -> tf.data.Dataset:
+def _dataset(rows: int = _BATCH * _STEPS, batch: int = _BATCH) -> tf.data.Dataset:
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    dataset = tf.data.Dataset.from_tensor_slices(_data()).batch(_BATCH, drop_remainder=True)
+    dataset = tf.data.Dataset.from_tensor_slices(_data(rows)).batch(batch, drop_remainder=True)
     return dataset.with_options(options)
+
+
+def _served_dataset() -> tf.data.Dataset:
+    """Workers draw from a dataset each, which must not end before the epoch."""
+    return _dataset(2 * _SERVED_BATCH, _SERVED_BATCH).repeat()
 
 
 def _fit(strategy: tf.distribute.Strategy, model: Any, options: nfad.Options | None) -> Any:
     if options is not None:
         nfad.keras.optimize(model, options)
     report = nfad.keras.MemoryReport(print_fn=lambda _: None)
-    # A parameter server's workers draw from one dataset each, which must not end before the epoch.
-    repeated = isinstance(strategy, tf.distribute.ParameterServerStrategy)
-    data, steps = (_dataset().repeat(), _STEPS) if repeated else (_dataset(), None)
-    fit = model.fit(data, epochs=2, steps_per_epoch=steps, verbose=0, callbacks=[report])
+    # Where steps run elsewhere, Keras takes no callback that asks for every batch.
+    served = isinstance(strategy, tf.distribute.ParameterServerStrategy)
+    callbacks = [] if served else [report]
+    data, steps = (_served_dataset(), _STEPS) if served else (_dataset(), None)
+    fit = model.fit(data, epochs=2, steps_per_epoch=steps, verbose=0, callbacks=callbacks)
     changed = options is not None and any(r.changed for r in nfad.keras.reports(model))
     return {"losses": fit.history["loss"], "peak_bytes": report.measured_peak, "changed": changed}
 
@@ -157,11 +167,11 @@ def _schedule(strategy: tf.distribute.Strategy, model: Any, options: nfad.Option
         x, y = next(iterator)
         return strategy.reduce("SUM", strategy.run(step_on, (x, y)), axis=None)
 
-    per_worker = coordinator.create_per_worker_dataset(lambda: _dataset().repeat())
+    per_worker = coordinator.create_per_worker_dataset(_served_dataset)
     iterator = iter(per_worker)
     losses = []
     for _ in range(_STEPS):
-        # One at a time: two workers that update the same weights at once never do the same twice.
+        # Fetched before the next is scheduled: one worker at a time, as in `run`.
         losses.append(float(coordinator.schedule(step, args=(iterator,)).fetch()))
     changed = options is not None and any(r.changed for r in step.reports)
     return {"losses": losses, "peak_bytes": None, "changed": changed}
@@ -175,7 +185,7 @@ def _replica_step(strategy: tf.distribute.Strategy, model: Any) -> Callable[...,
     def step(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
             squares = tf.square(model(x, training=True) - y)
-            loss = tf.nn.compute_average_loss(squares, global_batch_size=_BATCH)
+            loss = tf.nn.scale_regularization_loss(tf.reduce_mean(squares))
         gradients = tape.gradient(loss, model.trainable_variables)
         optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
         return loss
