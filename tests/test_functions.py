@@ -309,3 +309,8 @@ def test_explain_inside_a_block_is_not_rewritten():
     with nfad.rewriting(OPTIONS) as session:
         nfad.explain(step, batch(), options=OPTIONS)
     assert session.reports == []
+
+
+def test_passes_where_a_tf_function_is_asked_for():
+    function = nfad.function(lambda x: x)
+    assert isinstance(function, type(tf.function(lambda x: x)))

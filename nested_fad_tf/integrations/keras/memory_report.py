@@ -120,8 +120,8 @@ class MemoryReport(keras.callbacks.Callback):
 
     def _steps_each(self) -> int:
         """How many steps Keras runs between two calls."""
-        # tf_keras keeps it in a variable.
-        return int(getattr(self.model, "steps_per_execution", 1) or 1)
+        # tf_keras keeps it in a variable, a mirrored one under some strategies.
+        return int(tf.convert_to_tensor(getattr(self.model, "steps_per_execution", 1) or 1))
 
     def _report_step(self) -> None:
         session = session_of(self.model) or functions.current_session()

@@ -1,0 +1,51 @@
+"""Training under tf.distribute, in processes of its own, plain and rewritten.
+
+Logical devices and clusters have to be set up before TensorFlow starts, so these tests drive
+scripts/distributed_demo, which says itself where the two trainings part.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def demo(strategy, mode, tmp_path):
+    results = tmp_path / "results.json"
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts/distributed_demo", f"--strategies={strategy}",
+         f"--modes={mode}", f"--json={results}"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    (row,) = json.loads(results.read_text(encoding="utf-8"))
+    assert row["agrees"] and row["changed"]
+    return row
+
+
+@pytest.mark.parametrize("mode", ["fit", "loop"])
+def test_two_replicas_in_one_process(mode, tmp_path):
+    row = demo("mirrored", mode, tmp_path)
+    assert row["peak"] < 0.5 * row["plain_peak"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["fit", "loop"])
+def test_two_workers(mode, tmp_path):
+    pytest.importorskip("tf_keras", reason="tf_keras is not installed; pip install tf_keras")
+    row = demo("multi_worker", mode, tmp_path)
+    assert row["peak"] < 0.5 * row["plain_peak"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["fit", "loop"])
+def test_parameter_server(mode, tmp_path):
+    pytest.importorskip("tf_keras", reason="tf_keras is not installed; pip install tf_keras")
+    row = demo("parameter_server", mode, tmp_path)
+    assert row["peak"] < row["plain_peak"]
