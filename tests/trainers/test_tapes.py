@@ -144,7 +144,10 @@ def nested_persistent_tapes(agent, batch):
             tf.reduce_mean(tf.square(guess - batch.reward)) + tf.reduce_mean(tf.square(slope)),
             tf.reduce_mean(tf.square(other)),
         )
-    gradients = [outer.gradient(loss, agent.critic.variables, "zero") for loss in losses]
+    gradients = [
+        outer.gradient(loss, agent.critic.variables, unconnected_gradients="zero")
+        for loss in losses
+    ]
     for group in gradients:
         agent.apply(agent.critic.variables, group)
     return losses, gradients
@@ -219,7 +222,7 @@ def test_an_eager_persistent_tape_around_a_rewritten_network():
         with tf.GradientTape(persistent=True) as tape:
             losses = losses_of(batch)
         pairs = zip(losses, agent.groups(), strict=True)
-        gradients = [tape.gradient(*pair, "zero") for pair in pairs]
+        gradients = [tape.gradient(*pair, unconnected_gradients="zero") for pair in pairs]
         runs.append((losses, gradients))
     assert any(r.changed for r in function.reports)
     assert_same(runs[1], runs[0])
