@@ -12,9 +12,7 @@ import nested_fad_tf as nfad
 
 # Without tf_keras TensorFlow Probability can't be imported.
 tf_keras = pytest.importorskip("tf_keras", reason=f"tf_keras is {INSTALL}")
-tfp = pytest.importorskip(
-    "tensorflow_probability", reason=f"tensorflow-probability is {INSTALL}"
-)
+tfp = pytest.importorskip("tensorflow_probability", reason=f"tensorflow-probability is {INSTALL}")
 tfd, tfpl, layers = tfp.distributions, tfp.layers, tf_keras.layers
 
 ROWS, PIXELS, LATENT, WIDTH = 256, 64, 8, 64
@@ -94,7 +92,9 @@ def bayesian():
     """Weights that are drawn anew for each example of a batch."""
     rows = [layers.Input([PIXELS])]
     rows += [tfpl.DenseFlipout(WIDTH, activation="gelu") for _ in range(3)]
-    return tf_keras.Sequential([*rows, tfpl.DenseFlipout(PIXELS), tfpl.IndependentBernoulli(PIXELS)])
+    return tf_keras.Sequential(
+        [*rows, tfpl.DenseFlipout(PIXELS), tfpl.IndependentBernoulli(PIXELS)]
+    )
 
 
 @pytest.mark.parametrize("make", [layered, bayesian])
@@ -116,9 +116,7 @@ def test_fit(make):
 def surrogate():
     """A posterior over 64 scales of a network's inputs, fitted by the package's own loop."""
     x = tf.constant(numbers(ROWS, PIXELS))
-    kernels = [
-        tf.constant(numbers(PIXELS, PIXELS, seed=i, scale=PIXELS**-0.5)) for i in range(3)
-    ]
+    kernels = [tf.constant(numbers(PIXELS, PIXELS, seed=i, scale=PIXELS**-0.5)) for i in range(3)]
     mean, scale = tf.Variable(tf.zeros(PIXELS)), tf.Variable(tf.zeros(PIXELS))
 
     def log_density(w):
@@ -149,9 +147,7 @@ def test_variational_inference():
 
 def test_hamiltonian_monte_carlo():
     """Gradients in the body of its loops; differences grow, so the first samples are compared."""
-    kernels = [
-        tf.constant(numbers(WIDTH, WIDTH, seed=i, scale=WIDTH**-0.5)) for i in range(3)
-    ]
+    kernels = [tf.constant(numbers(WIDTH, WIDTH, seed=i, scale=WIDTH**-0.5)) for i in range(3)]
 
     def log_density(x):
         h = x

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import copy
 import functools
+import itertools
 
 import pytest
 import tensorflow as tf
@@ -29,7 +30,7 @@ class Net(tf.Module):
         super().__init__()
         self.kernels = [
             tf.Variable(numbers(*shape, seed=seed + i, scale=shape[0] ** -0.5))
-            for i, shape in enumerate(zip(widths[:-1], widths[1:], strict=True))
+            for i, shape in enumerate(itertools.pairwise(widths))
         ]
         self.biases = [tf.Variable(tf.zeros(width)) for width in widths[1:]]
 
