@@ -248,6 +248,28 @@ def test_a_chain_that_reads_another_chains_result(fuse):
     assert kept_tensors(rewritten.get_concrete_function(x)) * DEPTH == 3 < before
 
 
+@pytest.mark.parametrize("through", ["list", "complex"])
+def test_gradients_that_come_by_tensors_that_are_no_floats(through):
+    """One factor of the chain comes by a TensorArray or by complex numbers, one directly."""
+
+    def function(x, scale):
+        if through == "list":
+            y = tf.TensorArray(tf.float32, ROWS).unstack(x).stack()
+        else:
+            y = tf.abs(tf.signal.rfft(x))
+        y = y * scale[:, : y.shape[1]]
+        return y @ tf.ones([y.shape[1], 1])
+
+    arguments = [numbers(ROWS, WIDTH), numbers(ROWS, WIDTH, seed=1)]
+    found = []
+    for called in (tf.function(function), nfad.rewrite(function, *arguments, options=OPTIONS[0])):
+        with tf.GradientTape() as tape:
+            tape.watch(arguments)
+            y = called(*arguments)
+        found.append(tape.gradient(y, arguments, unconnected_gradients="zero"))
+    assert_close(found[1], found[0])
+
+
 def test_equality_is_not_asked_twice():
     def function(x):
         h = mish(0.3 * x * x)

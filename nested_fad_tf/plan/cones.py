@@ -18,6 +18,8 @@ from nested_fad_tf.ops.expr import Apply, Const, Expr, Leaf
 
 # Not float16: a derivative, before it is multiplied with the cotangent, may overflow there.
 _FLOATS = frozenset({tf.bfloat16, tf.float32, tf.float64})
+# What gradients go through. A variant may be a list of tensors, as loops and TensorArrays keep.
+_TRAINABLE = _FLOATS | {tf.float16, tf.complex64, tf.complex128, tf.variant}
 # Marks the call of a function that does nothing but carry a cone's gradient, and says which of its
 # arguments that reads: see emit/outlined.py.
 OWN_GRADIENT = "_nested_fad_gradient"
@@ -53,7 +55,8 @@ def find_active(view: GraphView) -> list[bool]:
         view: A graph without a backward pass.
 
     Returns:
-        Per node id, whether it depends on an argument or a variable through floating tensors.
+        Per node id, whether it depends on an argument or a variable through tensors that have
+        gradients.
     """
     active = [False] * len(view.nodes)
     passed_by = _passed_by(view)
@@ -64,8 +67,8 @@ def find_active(view: GraphView) -> list[bool]:
             continue
         source = not node.inputs and node.op_type.startswith("Placeholder")
         reads_variable = any(v.dtype == tf.resource for v in node.inputs)
-        floating = any(active[v.node.id] and v.dtype.is_floating for v in node.inputs)
-        active[node.id] = source or reads_variable or floating
+        reached = any(active[v.node.id] and v.dtype in _TRAINABLE for v in node.inputs)
+        active[node.id] = source or reads_variable or reached
     return active
 
 
