@@ -29,7 +29,8 @@ class Recorder:
     """Collects outcomes and reports in the process that writes the file.
 
     Attributes:
-        outcomes: How a test ended, by its id; what failed names the exception, too.
+        outcomes: How a test ended, by its id: passed, skipped, failed with an exception of this
+            type; of a file that could not be imported, why.
         reports: How often a test's functions were given each reason, by its id.
     """
 
@@ -44,6 +45,11 @@ class Recorder:
         for name, value in report.user_properties:
             if name == _PROPERTY:
                 self.reports[report.nodeid] = value
+
+    def pytest_collectreport(self, report: Any) -> None:
+        """Notes a file that could not be imported, with the last line of the error."""
+        if report.failed:
+            self.outcomes[report.nodeid] = f"unloaded {str(report.longrepr).splitlines()[-1]}"
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Writes the file."""
@@ -67,18 +73,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Knows the markers of Keras' conftest.py, which is not in its distribution."""
-    for marker in ("requires_trainable_backend", "multi_device"):
-        config.addinivalue_line("markers", marker)
+    """Registers the recorder."""
     if not hasattr(config, "workerinput"):  # not one of pytest-xdist's workers
         config.pluginmanager.register(Recorder())
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips what needs several devices, as Keras' conftest.py does for this backend."""
-    for item in items:
-        if "multi_device" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason="needs several devices"))
 
 
 @pytest.hookimpl(wrapper=True)
