@@ -28,6 +28,9 @@ from nested_fad_tf.report.summary import Report
 _NO_GRADIENT = (
     "no gradient is computed in this function; one computed outside keeps no more than it has to"
 )
+_GRADIENT_OF_LOOP = (
+    "the gradient of a loop: what is computed again in it could run ahead for many iterations"
+)
 _warned: set[str] = set()
 
 
@@ -69,6 +72,9 @@ def _rewrite(
         reason = "" if outside.residuals else _NO_GRADIENT
         seconds = time.perf_counter() - start
         return summary.from_outside_plan(view, outside, options.strategy, reason, seconds)
+    if tracing.is_gradient_of_loop(graph):
+        seconds, nodes = time.perf_counter() - start, len(view.nodes)
+        return summary.unchanged(view.name, _GRADIENT_OF_LOOP, options.strategy, nodes, seconds)
     plan = make_plan(view, roles, options)
     if apply and plan.rewrite:
         edit.apply(graph, view, plan.rewrite, compiled=options.fuse != "ops")

@@ -2,8 +2,8 @@
 
 `FUNC_GRAPH_TRANSFORMS` is a list of callables that TensorFlow runs on every `FuncGraph` before its
 `ConcreteFunction` is made. What is traced for `jit_compile=True` is traced in an
-`XLAControlFlowContext`, on the graph or on one around it. Checked on TensorFlow 2.21; this is the
-one file that knows of either.
+`XLAControlFlowContext`, on the graph or on one around it. The gradient of a loop is of a class of
+its own. Checked on TensorFlow 2.21; this is the one file that knows of these.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.framework import ops
-from tensorflow.python.ops import control_flow_util
+from tensorflow.python.ops import control_flow_util, while_v2
 
 from nested_fad_tf.errors import UnsupportedVersionError
 
@@ -77,6 +77,18 @@ def is_compiled(graph: Any) -> bool:
         return True
     containing = control_flow_util.GetContainingXLAContext
     return any(containing(op._get_control_flow_context()) for op in graph.get_operations())
+
+
+def is_gradient_of_loop(graph: Any) -> bool:
+    """Whether a function is the body of the loop that computes a loop's gradient.
+
+    Args:
+        graph: Its `FuncGraph`.
+
+    Returns:
+        Whether `tf.while_loop`'s gradient made it.
+    """
+    return isinstance(graph, getattr(while_v2, "_WhileBodyGradFuncGraph", ()))
 
 
 def _transforms() -> list[Observer]:
