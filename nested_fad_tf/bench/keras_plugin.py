@@ -21,6 +21,7 @@ import nested_fad_tf as nfad
 from nested_fad_tf.report import json_file
 
 CHANGED = "changed"
+UNLOADED = "unloaded"
 _PROPERTY = "nested_fad_tf"
 _WORST = ("failed", "skipped", "passed")  # of the outcomes of a test's phases, the first counts
 
@@ -49,7 +50,7 @@ class Recorder:
     def pytest_collectreport(self, report: Any) -> None:
         """Notes a file that could not be imported, with the last line of the error."""
         if report.failed:
-            self.outcomes[report.nodeid] = f"unloaded {str(report.longrepr).splitlines()[-1]}"
+            self.outcomes[report.nodeid] = f"{UNLOADED} {str(report.longrepr).splitlines()[-1]}"
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Writes the file."""
