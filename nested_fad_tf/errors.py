@@ -19,3 +19,7 @@ class UnsupportedVersionError(RewriteError):
 
 class SavedModelError(RewriteError):
     """A SavedModel can't be read or written; the message says why and what to do."""
+
+
+# How the reason begins that a report gives where the pass failed and left a function as it was.
+FAILED = "the pass failed"

@@ -13,7 +13,7 @@ from absl import logging
 
 from nested_fad_tf.emit import edit, residuals
 from nested_fad_tf.emit.outlined import Outlines
-from nested_fad_tf.errors import RewriteError
+from nested_fad_tf.errors import FAILED, RewriteError
 from nested_fad_tf.graph import tracing
 from nested_fad_tf.graph.roles import Roles, find_roles
 from nested_fad_tf.graph.view import GraphView
@@ -114,7 +114,7 @@ def make_plan(view: GraphView, roles: Roles, options: Options) -> Plan:
 
 def _failed(graph: Any, error: Exception, options: Options, seconds: float) -> Report:
     """Leaves the function as it was: warns once a reason, and says so in the report."""
-    reason = f"the pass failed ({type(error).__name__}: {error})"
+    reason = f"{FAILED} ({type(error).__name__}: {error})"
     if options.on_error == "raise":
         raise RewriteError(f"{graph.name}: {reason}") from error
     if reason not in _warned:

@@ -60,9 +60,26 @@ def mish(x: tf.Tensor) -> tf.Tensor:
     return x * tf.tanh(tf.nn.softplus(x))
 
 
-def assert_same(actual: Any, expected: Any, rtol: float = 1e-5) -> None:
-    """Compares structures of tensors, entry by entry, with the largest entry of each tensor."""
+def penalized_loss(model: Callable[..., Any], x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    """A loss of a gradient, as in WGAN-GP."""
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        out = model(x)
+    slopes = tf.norm(tape.gradient(out, x), axis=1)
+    return tf.reduce_mean(tf.square(out - y)) + tf.reduce_mean(tf.square(slopes - 1.0))
+
+
+def assert_same(actual: Any, expected: Any, rtol: float = 1e-5, zero: float = 0.0) -> None:
+    """Compares structures of tensors, entry by entry, with the largest entry of each tensor.
+
+    What is below the part `zero` of the largest entry of all tensors isn't compared.
+    """
     tf.nest.assert_same_structure(actual, expected)
-    for a, e in zip(tf.nest.flatten(actual), tf.nest.flatten(expected), strict=True):
-        a, e = np.asarray(a, np.float64), np.asarray(e, np.float64)
-        np.testing.assert_allclose(a, e, rtol=0, atol=rtol * np.abs(e).max(initial=1e-30))
+    pairs = [
+        (np.asarray(a, np.float64), np.asarray(e, np.float64))
+        for a, e in zip(tf.nest.flatten(actual), tf.nest.flatten(expected), strict=True)
+    ]
+    largest = [np.abs(e).max(initial=0.0) for _, e in pairs]
+    floor = zero * max(largest, default=0.0)
+    for (a, e), size in zip(pairs, largest, strict=True):
+        np.testing.assert_allclose(a, e, rtol=0, atol=rtol * size + floor)

@@ -9,30 +9,26 @@ the peak of one step in this process.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 import nested_fad_tf as nfad
+from nested_fad_tf.bench import cluster, request
 from nested_fad_tf.report.allocations import Recording
-
-STRATEGIES = ("one_device", "mirrored", "multi_worker", "parameter_server")
-MODES = ("fit", "loop")
 
 _FEATURES, _LAYERS = 256, 6
 _BATCH, _STEPS = 2048, 8
 # Of a server only the process can be measured from outside, which is large without a step.
 _SERVED_BATCH = 16384
-# Keras 3 trains in one process only; tf_keras is what trains in several.
-_SEVERAL_PROCESSES = ("multi_worker", "parameter_server")
+_SERVED = "parameter_server"
 # Collectives in the forward and the backward pass; a parameter server has none.
 _SYNCHRONIZED = ("mirrored", "multi_worker")
 
@@ -41,7 +37,7 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
     """Makes a strategy on this machine's processor.
 
     Args:
-        name: One of `STRATEGIES`.
+        name: One of `cluster.CLUSTERS`.
 
     Returns:
         The strategy; a mirrored one has two replicas.
@@ -57,10 +53,10 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
         return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     if name == "multi_worker":
         return tf.distribute.MultiWorkerMirroredStrategy()
-    if name == "parameter_server":
+    if name == _SERVED:
         resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
         return tf.distribute.ParameterServerStrategy(resolver)
-    raise ValueError(f"strategy must be one of {STRATEGIES}, not {name!r}")
+    raise ValueError(f"strategy must be one of {tuple(cluster.CLUSTERS)}, not {name!r}")
 
 
 def serve() -> None:
@@ -79,7 +75,7 @@ def run(strategy: str, mode: str, rewritten: bool) -> dict[str, Any]:
     """Trains for some steps.
 
     Args:
-        strategy: One of `STRATEGIES`.
+        strategy: One of `cluster.CLUSTERS`.
         mode: "fit", or "loop" for a loop of `strategy.run` or of `coordinator.schedule`.
         rewritten: Whether the steps are rewritten.
 
@@ -87,19 +83,24 @@ def run(strategy: str, mode: str, rewritten: bool) -> dict[str, Any]:
         losses: one a step or an epoch; weights: the sum of their squares; peak_bytes: of one step
         in this process, `None` where it can't be measured; changed: whether a step was rewritten.
     """
-    made = make_strategy(strategy)
-    keras = importlib.import_module("tf_keras" if strategy in _SEVERAL_PROCESSES else "keras")
+    made, served = make_strategy(strategy), strategy == _SERVED
+    # Keras 3 trains in one process only; tf_keras is what trains in several.
+    keras = importlib.import_module("tf_keras" if cluster.CLUSTERS[strategy] else "keras")
     with made.scope():
         model = _model(keras, synchronized=strategy in _SYNCHRONIZED)
         # One worker at a time: two that update the same weights at once never do the same twice.
-        served = {"steps_per_execution": _STEPS} if strategy == "parameter_server" else {}
-        model.compile(keras.optimizers.Adam(), "mse", **served)
-    train = _fit if mode == "fit" else _schedule if strategy == "parameter_server" else _loop
-    nominal = _SERVED_BATCH if strategy == "parameter_server" else _BATCH // 2
+        together = {"steps_per_execution": _STEPS} if served else {}
+        model.compile(keras.optimizers.Adam(), "mse", **together)
+    train = _fit if mode == "fit" else _schedule if served else _loop
+    nominal = _SERVED_BATCH if served else _BATCH // 2
     options = nfad.Options(on_error="raise", nominal_size=nominal) if rewritten else None
-    result = train(made, model, options)
-    weights = sum(float(np.square(w, dtype=np.float64).sum()) for w in model.get_weights())
-    return {**result, "weights": weights}
+    losses, peak, reports = train(made, model, options)
+    return {
+        "losses": losses,
+        "weights": sum(float(np.square(w, dtype=np.float64).sum()) for w in model.get_weights()),
+        "peak_bytes": peak,
+        "changed": any(report.changed for report in reports),
+    }
 
 
 def _model(keras: Any, synchronized: bool) -> Any:
@@ -127,7 +128,11 @@ def _served_dataset() -> tf.data.Dataset:
     return _dataset(2 * _SERVED_BATCH, _SERVED_BATCH).repeat()
 
 
-def _fit(strategy: tf.distribute.Strategy, model: Any, options: nfad.Options | None) -> Any:
+# Losses, the peak of a step if it was measured, and reports if steps are rewritten.
+_Trained = tuple[list[float], int | None, list[nfad.Report]]
+
+
+def _fit(strategy: tf.distribute.Strategy, model: Any, options: nfad.Options | None) -> _Trained:
     if options is not None:
         nfad.keras.optimize(model, options)
     report = nfad.keras.MemoryReport(print_fn=lambda _: None)
@@ -136,48 +141,52 @@ def _fit(strategy: tf.distribute.Strategy, model: Any, options: nfad.Options | N
     callbacks = [] if served else [report]
     data, steps = (_served_dataset(), _STEPS) if served else (_dataset(), None)
     fit = model.fit(data, epochs=2, steps_per_epoch=steps, verbose=0, callbacks=callbacks)
-    changed = options is not None and any(r.changed for r in nfad.keras.reports(model))
-    return {"losses": fit.history["loss"], "peak_bytes": report.measured_peak, "changed": changed}
+    reports = [] if options is None else nfad.keras.reports(model)
+    return fit.history["loss"], report.measured_peak, reports
 
 
-def _loop(strategy: tf.distribute.Strategy, model: Any, options: nfad.Options | None) -> Any:
-    step_on = _replica_step(strategy, model)
-    wrap = tf.function if options is None else nfad.function(options=options)
-
-    @wrap
-    def step(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-        return strategy.reduce("SUM", strategy.run(step_on, (x, y)), axis=None)
-
+def _loop(strategy: tf.distribute.Strategy, model: Any, options: nfad.Options | None) -> _Trained:
+    step = _function(_step_on_all(strategy, model), options)
     losses: list[float] = []
-    peaks: list[int] = []
-    for x, y in strategy.experimental_distribute_dataset(_dataset()):
-        with _peak_of_third(len(losses), peaks):
+    peak = None
+    recording = Recording()
+    for number, (x, y) in enumerate(strategy.experimental_distribute_dataset(_dataset())):
+        # The second step tells the sizes of what the third, which is measured, replaces.
+        if number == 1:
+            recording.start()
+        with recording.marked() if number == 2 else contextlib.nullcontext():
             losses.append(float(step(x, y)))
-    changed = options is not None and any(r.changed for r in step.reports)
-    return {"losses": losses, "peak_bytes": peaks[0] if peaks else None, "changed": changed}
+        if number == 2:
+            peak = next((account.peak for account in recording.stop()), None)
+    return losses, peak, getattr(step, "reports", [])
 
 
-def _schedule(strategy: tf.distribute.Strategy, model: Any, options: nfad.Options | None) -> Any:
+def _schedule(
+    strategy: tf.distribute.Strategy, model: Any, options: nfad.Options | None
+) -> _Trained:
     coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
-    step_on = _replica_step(strategy, model)
-    wrap = tf.function if options is None else nfad.function(options=options)
+    step_on_all = _step_on_all(strategy, model)
 
-    @wrap
-    def step(iterator: Any) -> tf.Tensor:
+    def next_step(iterator: Any) -> tf.Tensor:
         x, y = next(iterator)
-        return strategy.reduce("SUM", strategy.run(step_on, (x, y)), axis=None)
+        return step_on_all(x, y)
 
+    step = _function(next_step, options)
     per_worker = coordinator.create_per_worker_dataset(_served_dataset)
     iterator = iter(per_worker)
-    losses = []
+    losses: list[float] = []
     for _ in range(_STEPS):
         # Fetched before the next is scheduled: one worker at a time, as in `run`.
         losses.append(float(coordinator.schedule(step, args=(iterator,)).fetch()))
-    changed = options is not None and any(r.changed for r in step.reports)
-    return {"losses": losses, "peak_bytes": None, "changed": changed}
+    return losses, None, getattr(step, "reports", [])
 
 
-def _replica_step(strategy: tf.distribute.Strategy, model: Any) -> Callable[..., tf.Tensor]:
+def _function(step: Callable[..., tf.Tensor], options: nfad.Options | None) -> Any:
+    return tf.function(step) if options is None else nfad.function(step, options=options)
+
+
+def _step_on_all(strategy: tf.distribute.Strategy, model: Any) -> Callable[..., tf.Tensor]:
+    """A step of every replica; gives the loss over all of them."""
     optimizer = model.optimizer
     with strategy.scope():
         optimizer.build(model.trainable_variables)
@@ -190,25 +199,10 @@ def _replica_step(strategy: tf.distribute.Strategy, model: Any) -> Callable[...,
         optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
         return loss
 
-    return step
+    def step_on_all(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        return strategy.reduce("SUM", strategy.run(step, (x, y)), axis=None)
 
-
-@contextlib.contextmanager
-def _peak_of_third(step: int, peaks: list[int]) -> Iterator[None]:
-    """Records the second step and the third, and measures the third."""
-    global _recording
-    if step == 1:
-        _recording = Recording()
-        _recording.start()
-    if step != 2 or _recording is None:
-        yield
-        return
-    with _recording.marked():
-        yield
-    peaks += [account.peak for account in _recording.stop()]
-
-
-_recording: Recording | None = None
+    return step_on_all
 
 
 def main(arguments: list[str]) -> None:
@@ -217,13 +211,11 @@ def main(arguments: list[str]) -> None:
     Args:
         arguments: Command-line arguments without the program's name.
     """
-    parser = argparse.ArgumentParser(prog="python -m nested_fad_tf.bench.distributed")
-    parser.add_argument("--json", required=True, help="arguments of run(), as a JSON object")
-    request = json.loads(parser.parse_args(arguments).json)
+    asked = request.parse("nested_fad_tf.bench.distributed", "run", arguments)
     task = json.loads(os.environ.get("TF_CONFIG", "{}")).get("task", {}).get("type")
-    if request["strategy"] == "parameter_server" and task in ("ps", "worker"):
+    if asked["strategy"] == _SERVED and task in ("ps", "worker"):
         serve()
-    print(json.dumps(run(**request)), flush=True)
+    print(json.dumps(run(**asked)), flush=True)
 
 
 if __name__ == "__main__":

@@ -16,13 +16,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from nested_fad_tf.bench import keras_plugin
+from nested_fad_tf.errors import FAILED
 from nested_fad_tf.options import Options
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Exit codes of pytest after which there are outcomes: all passed, some failed, files could not be
 # imported, no tests found.
 _ENDED = (0, 1, 2, 5)
-_FAILED_PASS = "the pass failed"
 # What Keras' tests use of the conftest.py at the top of its repository, which no distribution has.
 _CONFTEST = """
 import pytest
@@ -119,7 +119,7 @@ def compare(name: str, plain: dict[str, Any], rewritten: dict[str, Any]) -> dict
     why: collections.Counter[str] = collections.Counter()
     for reasons in reports.values():
         why.update(reasons)
-    failed = {t: [r for r in reports[t] if r.startswith(_FAILED_PASS)] for t in reports}
+    failed = {t: [r for r in reports[t] if r.startswith(FAILED)] for t in reports}
     not_loaded = {t: o for t, o in before.items() if o.startswith(keras_plugin.UNLOADED)}
     return {
         "group": name,

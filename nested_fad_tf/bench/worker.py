@@ -8,14 +8,13 @@ trusted where nothing ran before, and one thread for ops, because their order de
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from typing import Any
 
 import tensorflow as tf
 
-from nested_fad_tf.bench import models, variants
+from nested_fad_tf.bench import models, request, variants
 from nested_fad_tf.report import memory, process
 
 
@@ -59,11 +58,9 @@ def main(arguments: list[str]) -> None:
     Args:
         arguments: Command-line arguments without the program's name.
     """
-    parser = argparse.ArgumentParser(prog="python -m nested_fad_tf.bench.worker")
-    parser.add_argument("--json", required=True, help="arguments of measure(), as a JSON object")
-    request = json.loads(parser.parse_args(arguments).json)
+    asked = request.parse("nested_fad_tf.bench.worker", "measure", arguments)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    print(json.dumps(measure(**request)))
+    print(json.dumps(measure(**asked)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How far one call raises the resident set of this process (Linux).
+"""The resident set of a process, and how far one call raises it in this one (Linux).
 
 This is what the operating system sees: allocator, scratch space of kernels, Python, everything. It
 is the check on the allocator's own account of a step. The numbers are exact only where the C
@@ -19,16 +19,31 @@ EXACT_ENVIRONMENT: dict[str, str] = {
     "MALLOC_TRIM_THRESHOLD_": "65536",
 }
 
-_STATUS = pathlib.Path("/proc/self/status")
 _CLEAR_REFS = pathlib.Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"  # proc(5): writing 5 resets the peak resident set (VmHWM) to the current one.
 
 
-def _status_bytes(field: str) -> int:
-    for line in _STATUS.read_text().splitlines():
+def _status_bytes(field: str, process: int | str = "self") -> int:
+    status = pathlib.Path(f"/proc/{process}/status")
+    for line in status.read_text().splitlines():
         if line.startswith(field + ":"):
             return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status has no field {field}")
+    raise RuntimeError(f"{status} has no field {field}")
+
+
+def largest_resident(process: int) -> int:
+    """The largest resident set that a running process had.
+
+    Args:
+        process: Its id.
+
+    Returns:
+        The size in bytes.
+
+    Raises:
+        RuntimeError: If the system doesn't tell.
+    """
+    return _status_bytes("VmHWM", process)
 
 
 def resident_peak(call: Callable[[], object]) -> tuple[int, int]:

@@ -24,6 +24,7 @@ from keras_training import (
     sequential,
     train,
 )
+from traced import penalized_loss
 
 import nested_fad_tf as nfad
 
@@ -89,16 +90,10 @@ class WithOwnStep(Subclassed):
 
 
 class GradientPenalty(Subclassed):
-    """A gradient of a gradient, as in WGAN-GP."""
-
     def train_step(self, data):
         x, y = data
         with tf.GradientTape() as outer:
-            with tf.GradientTape() as inner:
-                inner.watch(x)
-                out = self(x)
-            slopes = tf.norm(inner.gradient(out, x), axis=1)
-            loss = tf.reduce_mean(tf.square(out - y)) + tf.reduce_mean(tf.square(slopes - 1.0))
+            loss = penalized_loss(self, x, y)
         gradients = outer.gradient(loss, self.trainable_variables)
         self.optimizer.apply(gradients, self.trainable_variables)
         return {"loss": loss}

@@ -25,6 +25,7 @@ from nested_fad_tf.report.summary import Report, unchanged
 
 _PACKAGE, _NAME = "nested_fad_tf", "Optimized"
 _KEY = "nested_fad_tf"  # in a model's config
+_KERASES = ("keras", "tf_keras")
 # In a model's __dict__, past Keras, which tracks the attributes of models.
 _SESSION, _BATCH_SIZE = "_nested_fad_tf_session", "_nested_fad_tf_batch_size"
 _EAGER = "run_eagerly=True: no function is traced, so there is nothing to rewrite"
@@ -171,6 +172,10 @@ class Optimized:
         config = dict(config)
         ours = config.pop(_KEY)
         # A user's class may come from either Keras: its module doesn't tell.
+        if ours["keras"] not in _KERASES:
+            raise ValueError(
+                f"an optimized model is of one of {_KERASES}, not of {ours['keras']!r}"
+            )
         keras = importlib.import_module(ours["keras"])
         model = keras.saving.deserialize_keras_object(
             {**ours["class"], "config": config}, custom_objects=custom_objects
@@ -205,7 +210,7 @@ def _optimized(original: Hashable, options: Options) -> type:
 
 
 def _check(model: Any) -> None:
-    installed = [sys.modules[name] for name in ("keras", "tf_keras") if name in sys.modules]
+    installed = [sys.modules[name] for name in _KERASES if name in sys.modules]
     if not any(isinstance(model, keras.Model) for keras in installed):
         raise TypeError(f"optimize takes a Keras model, not {type(model).__name__}")
     keras = _keras_of(type(model))
@@ -231,7 +236,7 @@ def _forget_train_function(model: Any) -> None:
 
 def _register() -> None:
     """Lets models be loaded before one was optimized in this process."""
-    for name in ("keras", "tf_keras"):
+    for name in _KERASES:
         if name in sys.modules or name == "keras":
             saving = importlib.import_module(name).saving
             saving.register_keras_serializable(_PACKAGE, _NAME)(Optimized)

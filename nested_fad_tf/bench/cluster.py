@@ -1,0 +1,174 @@
+"""Trains under `tf.distribute`, plain and rewritten, in processes of this machine, and compares."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from nested_fad_tf.report import process
+
+# By strategy: jobs, and how many processes of each; none where one process does it all.
+CLUSTERS: dict[str, dict[str, int]] = {
+    "one_device": {},
+    "mirrored": {},
+    "multi_worker": {"worker": 2},
+    "parameter_server": {"chief": 1, "worker": 2, "ps": 1},
+}
+_TIMEOUT_S = 300
+_RELATIVE = 1e-5  # how far losses and weights may be apart
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports of the loopback interface that nobody listens on.
+
+    Args:
+        count: How many.
+
+    Returns:
+        The ports.
+    """
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def _tasks(strategy: str) -> list[tuple[str, dict[str, str]]]:
+    """The processes that a strategy takes.
+
+    Args:
+        strategy: Its name.
+
+    Returns:
+        For each process its job and its environment.
+    """
+    jobs = [(job, i) for job, count in CLUSTERS[strategy].items() for i in range(count)]
+    if not jobs:
+        return [("", {})]
+    cluster: dict[str, list[str]] = {}
+    for (job, _), port in zip(jobs, _free_ports(len(jobs)), strict=True):
+        cluster.setdefault(job, []).append(f"127.0.0.1:{port}")
+    return [
+        (job, {"TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": job, "index": i}})})
+        for job, i in jobs
+    ]
+
+
+@contextlib.contextmanager
+def _processes(
+    request: dict[str, Any], logs: pathlib.Path
+) -> Iterator[list[tuple[str, subprocess.Popen[str]]]]:
+    """Starts the processes of a run; stops those that are left at the end.
+
+    Args:
+        request: The run, as `nested_fad_tf.bench.distributed` takes it.
+        logs: Folder for what they write.
+
+    Yields:
+        The job of each process, and the process.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "nested_fad_tf.bench.distributed",
+        "--json",
+        json.dumps(request),
+    ]
+    started: list[tuple[str, subprocess.Popen[str]]] = []
+    try:
+        for number, (job, environment) in enumerate(_tasks(str(request["strategy"]))):
+            with open(logs / f"{number}.log", "w", encoding="utf-8") as log:
+                one = subprocess.Popen(
+                    command,
+                    env={**os.environ, **environment},
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    text=True,
+                )
+            started.append((job, one))
+        yield started
+    finally:
+        for _, one in started:
+            if one.poll() is None:
+                one.kill()
+            one.wait()
+
+
+def train(strategy: str, mode: str, rewritten: bool) -> dict[str, Any]:
+    """Runs all processes of one training.
+
+    Args:
+        strategy: A strategy.
+        mode: "fit" or "loop".
+        rewritten: Whether its steps are rewritten.
+
+    Returns:
+        The answer of the first process that gives one; `peak_bytes` is the largest of all, of
+        remote workers the resident set.
+
+    Raises:
+        RuntimeError: If a process fails or takes too long; with the end of what it wrote.
+    """
+    request = {"strategy": strategy, "mode": mode, "rewritten": rewritten}
+    with tempfile.TemporaryDirectory() as folder, _processes(request, pathlib.Path(folder)) as all_:
+        servers = [one for job, one in all_ if strategy == "parameter_server" and job != "chief"]
+        answers = []
+        for number, (_, one) in enumerate(all_):
+            if one in servers:
+                continue
+            try:
+                out, _ = one.communicate(timeout=_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                out = ""
+            if one.returncode != 0:
+                log = pathlib.Path(folder, f"{number}.log").read_text(encoding="utf-8")
+                raise RuntimeError(f"{strategy}, {mode} failed:\n{log[-2000:]}")
+            answers.append(json.loads(out.splitlines()[-1]))
+        first = answers[0]
+        peaks = [a["peak_bytes"] for a in answers if a["peak_bytes"] is not None]
+        workers = [
+            process.largest_resident(one.pid)
+            for (job, one) in all_
+            if one in servers and job == "worker"
+        ]
+        return {**first, "peak_bytes": max(workers or peaks)}
+
+
+def compare(strategy: str, mode: str) -> dict[str, Any]:
+    """Trains plain and rewritten.
+
+    Args:
+        strategy: A strategy.
+        mode: "fit" or "loop".
+
+    Returns:
+        Both peaks, the largest relative differences, and whether all is as it should be.
+    """
+    start = time.perf_counter()
+    plain, rewritten = (train(strategy, mode, which) for which in (False, True))
+    losses = max(
+        abs(a - b) / max(abs(b), 1e-30)
+        for a, b in zip(rewritten["losses"], plain["losses"], strict=True)
+    )
+    weights = abs(rewritten["weights"] - plain["weights"]) / plain["weights"]
+    return {
+        "strategy": strategy,
+        "mode": mode,
+        "plain_peak": plain["peak_bytes"],
+        "peak": rewritten["peak_bytes"],
+        "losses": losses,
+        "weights": weights,
+        "changed": rewritten["changed"],
+        "agrees": bool(rewritten["changed"]) and max(losses, weights) <= _RELATIVE,
+        "seconds": time.perf_counter() - start,
+    }
