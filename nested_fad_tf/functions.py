@@ -153,8 +153,9 @@ def rewrite(
             loss = loss_fn(y, call(x))
 
     Args:
-        fn: A Python function or a `tf.function`.
-        *args: Its arguments: values or `tf.TensorSpec`s.
+        fn: A Python function, a `tf.function` or a `ConcreteFunction`. The last, also one of a
+            loaded SavedModel, is not changed itself.
+        *args: Its arguments: values or `tf.TensorSpec`s. A `ConcreteFunction` needs none.
         options: What the rewrite may do; `Options()` by default.
         **kwargs: Its keyword arguments.
 
@@ -162,17 +163,33 @@ def rewrite(
         The rewritten function; its `reports` say what was done.
 
     Raises:
-        TypeError: If `fn` is a `ConcreteFunction`: it can't be traced anew.
         RewriteError: If the rewrite fails and `options.on_error` is "raise".
     """
-    if isinstance(fn, tf.types.experimental.ConcreteFunction):
-        raise TypeError(
-            "nfad.rewrite traces a function anew, which a ConcreteFunction can't be: give it the"
-            " tf.function that the ConcreteFunction was made of"
-        )
-    rewritten: Function = function(getattr(fn, "python_function", fn), options=options)
+    python_function, args, kwargs = _traceable(fn, args, kwargs)
+    rewritten: Function = function(python_function, options=options)
     rewritten.get_concrete_function(*args, **kwargs)
     return rewritten
+
+
+def _traceable(
+    fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+    """What to trace for a function, and the arguments to trace it for.
+
+    A `ConcreteFunction` can't be traced anew: what is traced is a call of it, which is inlined.
+    """
+    if not isinstance(fn, tf.types.experimental.ConcreteFunction):
+        return getattr(fn, "python_function", fn), args, kwargs
+    pipeline.inline_everywhere(fn.graph)
+    if not args and not kwargs:
+        args, kwargs = fn.structured_input_signature
+
+    @tf.autograph.experimental.do_not_convert
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return fn(*args, **kwargs)
+
+    call.__name__ = fn.graph.name
+    return call, args, kwargs
 
 
 def explain(
@@ -183,8 +200,8 @@ def explain(
     Traces the function, but changes and runs nothing.
 
     Args:
-        fn: A Python function, a `tf.function`, or a `ConcreteFunction` (which takes no arguments).
-        *args: Its arguments: values or `tf.TensorSpec`s.
+        fn: A Python function, a `tf.function` or a `ConcreteFunction`.
+        *args: Its arguments: values or `tf.TensorSpec`s. A `ConcreteFunction` needs none.
         options: What the rewrite might do.
         **kwargs: Its keyword arguments.
 
@@ -194,12 +211,9 @@ def explain(
     Raises:
         RewriteError: If planning fails and `options.on_error` is "raise".
     """
-    if isinstance(fn, tf.types.experimental.ConcreteFunction):
-        graph = fn.graph
-    else:
-        traced = tf.function(getattr(fn, "python_function", fn))
-        with tracing.observing(None):
-            graph = traced.get_concrete_function(*args, **kwargs).graph
+    python_function, args, kwargs = _traceable(fn, args, kwargs)
+    with tracing.observing(None):
+        graph = tf.function(python_function).get_concrete_function(*args, **kwargs).graph
     return pipeline.rewrite_graph(graph, options or Options(), apply=False)
 
 

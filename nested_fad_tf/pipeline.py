@@ -1,4 +1,4 @@
-"""The pass, top to bottom: view, roles, candidates, plan, emit, report."""
+"""The pass, top to bottom: inline, view, roles, candidates, plan, emit, report."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 from absl import logging
 
 from nested_fad_tf.emit import edit, residuals
+from nested_fad_tf.emit.inline import Inliner
 from nested_fad_tf.emit.outlined import Outlines
 from nested_fad_tf.errors import FAILED, RewriteError
 from nested_fad_tf.graph import tracing
@@ -31,6 +32,8 @@ _NO_GRADIENT = (
 _GRADIENT_OF_LOOP = (
     "the gradient of a loop: what is computed again in it could run ahead for many iterations"
 )
+_PART = "a function called under a tape: it is planned as a part of the one that calls it"
+_inliner = Inliner()
 _warned: set[str] = set()
 
 
@@ -56,29 +59,50 @@ def rewrite_graph(
         with _without_garbage_collection():
             return _rewrite(graph, options, apply, outlines, start)
     except Exception as error:
-        return _failed(graph, error, options, time.perf_counter() - start)
+        return _failed(graph, error, options, start)
+
+
+def inline_everywhere(graph: Any) -> None:
+    """Lets a function be inlined wherever it is called in a graph that is rewritten.
+
+    Args:
+        graph: Its `FuncGraph`.
+    """
+    _inliner.defer(graph)
 
 
 def _rewrite(
     graph: Any, options: Options, apply: bool, outlines: Outlines | None, start: float
 ) -> Report:
-    compiled = tracing.is_compiled(graph)
+    compiled, taped = tracing.is_compiled(graph), tracing.is_taped()
+    if not compiled and outlines is None:
+        if taped and tracing.is_part_of_another(graph):
+            _inliner.defer(graph)
+            return _unchanged(graph, _PART, options, start)
+        _inliner.inline(graph)
     view = GraphView.from_func_graph(graph, options.nominal_size, compiled=compiled)
     roles = find_roles(view)
-    if not roles.seeds:
+    if roles.seeds and tracing.is_gradient_of_loop(graph):
+        return _unchanged(graph, _GRADIENT_OF_LOOP, options, start)
+    # What is computed again for a gradient in here would be kept, copy by copy, for one outside.
+    if taped or not roles.seeds:
         outside = plan_outside(view, options)
-        if apply:
+        if apply and outside.residuals:
             residuals.apply(graph, view, outside.residuals, outlines)
+            _inliner.rewritten(graph)
         reason = "" if outside.residuals else _NO_GRADIENT
         seconds = time.perf_counter() - start
         return summary.from_outside_plan(view, outside, options.strategy, reason, seconds)
-    if tracing.is_gradient_of_loop(graph):
-        seconds, nodes = time.perf_counter() - start, len(view.nodes)
-        return summary.unchanged(view.name, _GRADIENT_OF_LOOP, options.strategy, nodes, seconds)
     plan = make_plan(view, roles, options)
     if apply and plan.rewrite:
         edit.apply(graph, view, plan.rewrite, compiled=options.fuse != "ops")
+        _inliner.rewritten(graph)
     return summary.from_plan(view, plan, roles.seeds, time.perf_counter() - start)
+
+
+def _unchanged(graph: Any, reason: str, options: Options, start: float) -> Report:
+    seconds, nodes = time.perf_counter() - start, len(graph.get_operations())
+    return summary.unchanged(graph.name, reason, options.strategy, nodes, seconds)
 
 
 @contextlib.contextmanager
@@ -112,7 +136,7 @@ def make_plan(view: GraphView, roles: Roles, options: Options) -> Plan:
     return STRATEGIES[options.strategy](candidates, options)
 
 
-def _failed(graph: Any, error: Exception, options: Options, seconds: float) -> Report:
+def _failed(graph: Any, error: Exception, options: Options, start: float) -> Report:
     """Leaves the function as it was: warns once a reason, and says so in the report."""
     reason = f"{FAILED} ({type(error).__name__}: {error})"
     if options.on_error == "raise":
@@ -126,5 +150,4 @@ def _failed(graph: Any, error: Exception, options: Options, seconds: float) -> R
             reason,
             traceback.format_exc(),
         )
-    nodes = len(graph.get_operations())
-    return summary.unchanged(graph.name, reason, options.strategy, nodes, seconds)
+    return _unchanged(graph, reason, options, start)

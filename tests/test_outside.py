@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -313,7 +315,53 @@ def test_a_saved_model_keeps_the_gradients(options, tmp_path):
     assert_close(eager_gradients(loaded.call, loaded, x), expected)
 
 
-def test_a_concrete_function_is_a_type_error():
-    concrete = tf.function(lambda x: x).get_concrete_function(tf.TensorSpec([1]))
-    with pytest.raises(TypeError, match="ConcreteFunction"):
-        nfad.rewrite(concrete)
+def named(net):
+    @tf.function
+    def call(x, *, scale, twice=False):
+        y = scale * net(x)
+        return {"y": y, "z": 2.0 * y if twice else y}
+
+    specs = tf.TensorSpec([None, WIDTH]), tf.TensorSpec([])
+    return call, call.get_concrete_function(specs[0], scale=specs[1], twice=True)
+
+
+def test_a_concrete_function():
+    net, x = Net(lambda net, h: mish(h)), numbers(ROWS, WIDTH)
+    call, concrete = named(net)
+    before = len(concrete.graph.get_operations())
+    rewritten = nfad.rewrite(concrete, options=OPTIONS[0])
+    expected, actual = (
+        eager_gradients(lambda x, f=f: f(x, scale=tf.constant(0.5))["z"], net, x)
+        for f in (functools.partial(call, twice=True), rewritten)
+    )
+    assert_close(actual, expected)
+    report = rewritten.reports[-1]
+    assert report.changed and report.kept_bytes_after < report.kept_bytes_before
+    assert nfad.explain(concrete, options=OPTIONS[0]).kept_bytes_after == report.kept_bytes_after
+    assert len(concrete.graph.get_operations()) == before
+
+
+def test_a_concrete_training_step():
+    net, x = Net(lambda net, h: mish(h)), numbers(ROWS, WIDTH)
+
+    @tf.function
+    def step(x):
+        return eager_gradients(net, net, x)
+
+    concrete = step.get_concrete_function(x)
+    rewritten = nfad.rewrite(concrete, options=OPTIONS[0])
+    assert_close(rewritten(x), concrete(x))
+    report = rewritten.reports[-1]
+    assert report.predicted_peak_after < report.predicted_peak_before
+
+
+def test_a_concrete_function_of_a_saved_model(tmp_path):
+    net, x = Net(lambda net, h: mish(h)), numbers(ROWS, WIDTH)
+    net.call, concrete = named(net)
+    tf.saved_model.save(net, tmp_path / "model", signatures=concrete)
+    model = tf.saved_model.load(tmp_path / "model")
+    loaded = model.signatures["serving_default"]
+    rewritten = nfad.rewrite(loaded, options=OPTIONS[0])
+    assert rewritten.reports[-1].changed
+    arguments = {"x": x, "scale": tf.constant(0.5)}
+    assert_close(rewritten(**arguments), loaded(**arguments))

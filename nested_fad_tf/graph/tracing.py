@@ -3,7 +3,8 @@
 `FUNC_GRAPH_TRANSFORMS` is a list of callables that TensorFlow runs on every `FuncGraph` before its
 `ConcreteFunction` is made. What is traced for `jit_compile=True` is traced in an
 `XLAControlFlowContext`, on the graph or on one around it. The gradient of a loop is of a class of
-its own. Checked on TensorFlow 2.21; this is the one file that knows of these.
+its own, as have the bodies of loops and the branches of conditions. Checked on TensorFlow 2.21;
+this is the one file that knows of these.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.framework import ops
+from tensorflow.python.eager import record
+from tensorflow.python.framework import func_graph, ops
 from tensorflow.python.ops import control_flow_util, while_v2
 
 from nested_fad_tf.errors import UnsupportedVersionError
@@ -24,6 +26,9 @@ Observer = Callable[[Any], None]
 
 _observer: contextvars.ContextVar[Observer | None] = contextvars.ContextVar(
     "nested_fad_tf_observer", default=None
+)
+_outermost: contextvars.ContextVar[Any] = contextvars.ContextVar(
+    "nested_fad_tf_outermost", default=None
 )
 _lock = threading.Lock()
 _active = 0
@@ -46,11 +51,12 @@ def observing(observer: Observer | None) -> Iterator[None]:
         UnsupportedVersionError: If this TensorFlow has no such hook.
     """
     _install()
-    token = _observer.set(observer)
+    tokens = _observer.set(observer), _outermost.set(outer_graph())
     try:
         yield
     finally:
-        _observer.reset(token)
+        _observer.reset(tokens[0])
+        _outermost.reset(tokens[1])
         _uninstall()
 
 
@@ -62,6 +68,25 @@ def outer_graph() -> Any:
 def is_nested_in(graph: Any, outer: Any) -> bool:
     """Whether a `FuncGraph` was traced directly inside a graph that `outer_graph` gave."""
     return graph.outer_graph is outer
+
+
+def is_taped() -> bool:
+    """Whether a tape is open around the function that was just traced."""
+    return bool(record.could_possibly_record())
+
+
+def is_part_of_another(graph: Any) -> bool:
+    """Whether a function is a nested one, called by another whose tracing is observed as well.
+
+    Args:
+        graph: The `FuncGraph` of the function.
+
+    Returns:
+        Whether it is; the bodies of loops and the like are no functions in this sense.
+    """
+    function = type(graph) is func_graph.FuncGraph
+    nested = isinstance(graph.outer_graph, func_graph.FuncGraph)
+    return function and nested and not is_nested_in(graph, _outermost.get())
 
 
 def is_compiled(graph: Any) -> bool:

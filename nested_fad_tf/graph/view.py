@@ -345,7 +345,9 @@ class GraphView:
         """
         live = [False] * len(nodes)
         stack = [v.node for v in self.outputs] + self.control_outputs
-        stack += [n for n in self.nodes if n.stateful and n.op_type != "ReadVariableOp"]
+        if self.compiled:
+            # XLA runs whatever has effects, TensorFlow what is a control output.
+            stack += [n for n in self.nodes if n.stateful and n.op_type != "ReadVariableOp"]
         while stack:
             node = stack.pop()
             if not live[node.id]:
