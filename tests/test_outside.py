@@ -335,7 +335,7 @@ def test_a_concrete_function():
         for f in (functools.partial(call, twice=True), rewritten)
     )
     assert_close(actual, expected)
-    report = rewritten.reports[-1]
+    report = rewritten.reports[0]
     assert report.changed and report.kept_bytes_after < report.kept_bytes_before
     assert nfad.explain(concrete, options=OPTIONS[0]).kept_bytes_after == report.kept_bytes_after
     assert len(concrete.graph.get_operations()) == before
