@@ -113,10 +113,10 @@ def gradients_row(
     problem = models.build(model, dtype=dtype)
     reset = _resetter(problem)
 
-    def run(function: Any, nudge: int = 0) -> tuple[float, dict[str, np.ndarray]]:
+    def run(function: Any, seed: int = 0) -> tuple[float, dict[str, np.ndarray]]:
         reset()
-        if nudge:
-            _nudge(problem.model.trainable_variables, nudge)
+        if seed:
+            nudge(problem.model.trainable_variables, seed)
         loss, gradients = function(*problem.inputs)
         paths = [variable.path for variable in problem.model.trainable_variables]
         found = zip(paths, gradients, strict=True)
@@ -173,10 +173,10 @@ def losses_row(
     problem = models.build(model)
     reset = _resetter(problem)
 
-    def run(function: Any, nudge: int = 0) -> tuple[float, ...]:
+    def run(function: Any, seed: int = 0) -> tuple[float, ...]:
         reset()
-        if nudge:
-            _nudge(problem.model.trainable_variables, nudge)
+        if seed:
+            nudge(problem.model.trainable_variables, seed)
         return tuple(float(function(*problem.inputs)) for _ in range(_STEPS))
 
     plain_function = variants.wrap(problem.step, variants.PLAIN, how)
@@ -188,9 +188,9 @@ def losses_row(
         strategy=strategy,
         fuse=how.fuse,
         jit_compile=how.jit_compile,
-        worst_difference=_worst_relative(plain, rewritten),
-        control_difference=_worst_relative(plain, again),
-        sensitivity=_worst_relative(plain, nudged),
+        worst_difference=worst_relative(plain, rewritten),
+        control_difference=worst_relative(plain, again),
+        sensitivity=worst_relative(plain, nudged),
         plain=plain,
         rewritten=rewritten,
     )
@@ -208,8 +208,13 @@ def _resetter(problem: models.Problem) -> Callable[[], None]:
     return reset
 
 
-def _nudge(variables: Sequence[keras.Variable], seed: int) -> None:
-    """Moves every entry up or down by one unit in the last place."""
+def nudge(variables: Sequence[keras.Variable], seed: int) -> None:
+    """Moves every entry up or down by one unit in the last place.
+
+    Args:
+        variables: Variables of floating numbers.
+        seed: Decides which entries go up.
+    """
     rng = np.random.default_rng(seed)
     for variable in variables:
         value = variable.numpy()
@@ -234,5 +239,14 @@ def _relative(reference: float, value: float) -> float:
     return abs(value - reference) / abs(reference)
 
 
-def _worst_relative(reference: Sequence[float], values: Sequence[float]) -> float:
+def worst_relative(reference: Sequence[float], values: Sequence[float]) -> float:
+    """The largest relative difference.
+
+    Args:
+        reference: Numbers other than zero.
+        values: As many others.
+
+    Returns:
+        The largest of their differences, each relative to its reference.
+    """
     return max(_relative(a, b) for a, b in zip(reference, values, strict=True))

@@ -22,7 +22,7 @@ MODELS = (
 )
 
 # What can be measured. `nested_fad_tf.bench.command` makes a table of each.
-WHAT = ("memory", "time", "gradients", "losses")
+WHAT = ("memory", "time", "gradients", "losses", "fit")
 
 # Types of weights and activations in which gradients are compared.
 DTYPES = ("float32", "float64")

@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 from rich.console import Console
 
-from nested_fad_tf.bench import agreement, catalog, models, runner, variants
+from nested_fad_tf.bench import agreement, catalog, fit, models, runner, variants
 from nested_fad_tf.report import json_file
 
 # Column title -> text of the cell, by kind of row.
@@ -34,7 +34,7 @@ def run_bench(
         strategies: Strategies of `nested_fad_tf.Options` to compare with plain TensorFlow.
         how: What else the versions are made with.
         json_path: Where to write the rows; None to write none.
-        what: What to measure, of "memory", "time", "gradients" and "losses".
+        what: What to measure, of `nested_fad_tf.bench.catalog.WHAT`.
         dtypes: Types of weights and activations to compare gradients in.
 
     Returns:
@@ -82,8 +82,16 @@ def _rows(
             for dtype in dtypes
             for strategy in strategies
         ]
+    if kind == "fit":
+        return [_fit_row(model, strategy) for strategy in strategies]
     make = runner.memory_row if kind == "memory" else agreement.losses_row
     return [make(model, strategy, how) for strategy in strategies]
+
+
+def _fit_row(model: str, strategy: str) -> fit.FitRow:
+    """A row of `fit`, beside what is gained without it."""
+    loop = runner.memory_row(model, strategy)
+    return fit.fit_row(model, strategy, loop.plain_peak / loop.peak)
 
 
 def markdown(rows: Sequence[Any], columns: Sequence[_Column]) -> str:
@@ -146,6 +154,15 @@ _COLUMNS: dict[str, list[_Column]] = {
         ("process MiB", lambda row: _pair(row.plain_resident, row.resident)),
         ("kept MiB", lambda row: _pair(row.kept_before, row.kept_after)),
         ("ops", lambda row: str(row.graph_ops)),
+    ],
+    "fit": [
+        *_COMMON,
+        ("peak MiB", lambda row: _pair(row.plain_peak, row.peak)),
+        ("gain", lambda row: f"{row.gain:.2f}x"),
+        ("gain of a loop by hand", lambda row: f"{row.loop_gain:.2f}x"),
+        ("worst loss", lambda row: f"{row.worst_difference:.1e}"),
+        ("plain, one ulp off", lambda row: f"{row.sensitivity:.1e}"),
+        ("last loss", lambda row: f"{row.plain[-1]:.4f} / {row.rewritten[-1]:.4f}"),
     ],
     "time": [
         *_COMMON,

@@ -1,11 +1,42 @@
-"""What a module that runs in a process of its own is asked for on its command line."""
+"""Asking modules that run in a process of their own, and reading what they are asked for."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from nested_fad_tf.report import process
+
+
+def ask(module: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Runs a module in a process of its own, where resident sets are exact.
+
+    Args:
+        module: The module's name; it finds modules where this process does.
+        arguments: What its `parse` is to give.
+
+    Returns:
+        The JSON object on the last line that it prints.
+
+    Raises:
+        RuntimeError: If it fails; the message ends with its last error lines.
+    """
+    result = subprocess.run(
+        [sys.executable, "-m", module, "--json", json.dumps(arguments)],
+        env={**os.environ, **process.EXACT_ENVIRONMENT, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if result.returncode:
+        asked = ", ".join(f"{name}={value}" for name, value in arguments.items())
+        raise RuntimeError(f"{module} failed ({asked}): {result.stderr[-2000:]}")
+    return json.loads(result.stdout.splitlines()[-1])
 
 
 def parse(module: str, function: str, arguments: Sequence[str]) -> dict[str, Any]:

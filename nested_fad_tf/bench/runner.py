@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
-import os
 import statistics
-import subprocess
-import sys
 import time
 from typing import Any
 
-from nested_fad_tf.bench import variants
-from nested_fad_tf.report import process
+from nested_fad_tf.bench import request, variants
 
 CONTROL = "plain again"
 _LEAST_ROUNDS = 9
@@ -131,18 +126,8 @@ def memory_row(
 
 @functools.cache  # Several strategies share the plain measurement.
 def _measure_in_process(model: str, strategy: str, how: variants.How) -> dict[str, Any]:
-    """Runs `nested_fad_tf.bench.worker`, which finds modules where this process does."""
-    request = json.dumps({"model": model, "strategy": strategy, **dataclasses.asdict(how)})
-    result = subprocess.run(
-        [sys.executable, "-m", "nested_fad_tf.bench.worker", "--json", request],
-        env={**os.environ, **process.EXACT_ENVIRONMENT, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if result.returncode:
-        raise RuntimeError(f"measuring {model} ({strategy}) failed:\n{result.stderr[-2000:]}")
-    return json.loads(result.stdout.splitlines()[-1])
+    asked = {"model": model, "strategy": strategy, **dataclasses.asdict(how)}
+    return request.ask("nested_fad_tf.bench.worker", asked)
 
 
 def time_rows(

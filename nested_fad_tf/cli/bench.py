@@ -41,7 +41,8 @@ def _define_flags(values: flags.FlagValues) -> None:
         "memory: peak of a step, requested bytes and whole process, each in a fresh process\n"
         "time: steady steps, all versions alternating in one process\n"
         "gradients: how far loss and gradients are from plain TensorFlow's\n"
-        "losses: the same of the losses of ten Adam steps",
+        "losses: the same of the losses of ten Adam steps\n"
+        "fit: memory and losses of Keras' fit, with batches of unknown size",
         flag_values=values,
     )
     flags.DEFINE_list(
