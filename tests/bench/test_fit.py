@@ -20,6 +20,6 @@ def test_a_row(monkeypatch):
 
 def test_a_failing_process_says_what_it_was_asked(monkeypatch):
     with pytest.raises(
-        RuntimeError, match="(?s)model=no_such_model, strategy=plain.*no model named"
+        RuntimeError, match=r"(?s)model=no_such_model, strategy=plain.*no model named"
     ):
         fit.fit_row("no_such_model")
