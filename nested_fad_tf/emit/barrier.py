@@ -7,8 +7,8 @@ or-ed into their bits. They stay what they were, to the last bit, whatever g is;
 knowing that one of two neighbours is even would tell the compiler so. The three scalar ops and the
 one on each element end up inside fused loops that read the values anyway.
 
-Uses private TensorFlow API (checked on 2.21): `Graph._create_op_internal`. The public ops would
-record on tapes that are open around the trace.
+Uses private TensorFlow API (see graph/versions.py): `Graph._create_op_internal`. The public ops
+would record on tapes that are open around the trace.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Applies a rewrite to a `FuncGraph`: the only place where a graph is changed.
 
-Uses private TensorFlow API (checked on 2.21): `Graph._create_op_internal`,
+Uses private TensorFlow API (see graph/versions.py): `Graph._create_op_internal`,
 `Operation._update_input`, `Operation._add_control_inputs`, `_remove_all_control_inputs`,
 `_set_device_from_string`. The public `tf.raw_ops` would infer attributes anew and record on outer
 tapes; a copy has to be the original, attribute by attribute.

@@ -1,7 +1,7 @@
 """Functions made op by op.
 
-Uses private TensorFlow API (checked on 2.21): `FuncGraph` with `ConcreteFunction.from_func_graph`,
-since tracing a `tf.function` takes several times as long, and `Graph._create_op_internal`.
+Uses private TensorFlow API (see graph/versions.py): `Graph._create_op_internal`, and `FuncGraph`
+with `ConcreteFunction.from_func_graph`, since tracing a `tf.function` takes several times as long.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2
-from tensorflow.python.eager.polymorphic_function import concrete_function, function_type_utils
-from tensorflow.python.framework import func_graph
 
 from nested_fad_tf.emit import attributes
+from nested_fad_tf.graph import versions
 
 
 def build(
@@ -35,13 +34,15 @@ def build(
     Returns:
         The `ConcreteFunction`.
     """
-    graph = func_graph.FuncGraph(name)
+    graph = versions.private("framework.func_graph").FuncGraph(name)
     with graph.as_default():
         graph.inputs = [_placeholder(graph, spec) for spec in specs]
         graph.outputs = list(body(graph.inputs))
     graph.structured_outputs = tuple(graph.outputs)
     attrs = {"_XlaMustCompile": True} if compiled else {}
+    function_type_utils = versions.private("eager.polymorphic_function.function_type_utils")
     function_type = function_type_utils.derive_from_graph(graph)
+    concrete_function = versions.private("eager.polymorphic_function.concrete_function")
     return concrete_function.ConcreteFunction.from_func_graph(graph, function_type, attrs)
 
 

@@ -4,7 +4,7 @@ Structurally equal groups share a function, so that a network of equal layers co
 group once. Calls to a function are differentiable to any order by TensorFlow's own machinery, which
 differentiates the body.
 
-Uses private TensorFlow API (checked on 2.21): `Graph._create_op_internal`.
+Uses private TensorFlow API (see graph/versions.py): `Graph._create_op_internal`.
 """
 
 from __future__ import annotations

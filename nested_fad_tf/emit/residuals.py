@@ -9,7 +9,7 @@ they are computed from freed, before anyone reads the result.
 
 Residuals are computed by ordinary ops, so that higher derivatives go through them.
 
-Uses private TensorFlow API (checked on 2.21): `Graph._create_op_internal`,
+Uses private TensorFlow API (see graph/versions.py): `Graph._create_op_internal`,
 `Operation._update_input`, the gradient registry. SavedModels keep such gradients
 (`SaveOptions(experimental_custom_gradients=True)`): while saving, the gradient is traced without
 an op.
@@ -24,11 +24,11 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2
-from tensorflow.python.framework import ops
 
 from nested_fad_tf.emit import expression
 from nested_fad_tf.emit.cone_kernels import Kernels, products, structure, times
 from nested_fad_tf.emit.outlined import Outlines
+from nested_fad_tf.graph import versions
 from nested_fad_tf.graph.view import GraphView, Value, static_shape
 from nested_fad_tf.ops.expr import Const, Expr
 from nested_fad_tf.plan.outside import Residual
@@ -46,19 +46,24 @@ _OF_WEIGHTS = frozenset(
 _BITS = {tf.bfloat16: tf.int16, tf.float32: tf.int32, tf.float64: tf.int64}
 
 
+def _uid() -> int:
+    """A number for the name of a gradient that is registered."""
+    return versions.private("framework.ops").uid()
+
+
 @functools.cache
 def _pass_through(shape: tuple[int | None, ...] | None, dtype: tf.DType) -> str:
     """Registers the gradient of taking a tensor's bits: what arrives is the tensor's cotangent.
 
     A SavedModel stores it once a name, traced for one shape.
     """
-    name = f"NestedFadPassThrough{ops.uid()}"
+    name = f"NestedFadPassThrough{_uid()}"
 
     @tf.autograph.experimental.do_not_convert
     def passed(op: Any, cotangent: tf.Tensor) -> tf.Tensor:
         return cotangent
 
-    ops.RegisterGradient(name)(passed)
+    tf.RegisterGradient(name)(passed)
     return name
 
 
@@ -146,13 +151,13 @@ def _with_gradient(
     gradient = _Gradient(residual, tuple(kept), shapes, factors)
     carried = [_bits(graph, t) for t in [*arguments[1:count], *kept]]
     inputs = [arguments[0], *carried, *(s for s in shapes if s is not None)]
-    name = f"NestedFad{ops.uid()}"
+    name = f"NestedFad{_uid()}"
 
     @tf.autograph.experimental.do_not_convert
     def registered(op: Any, *cotangents: tf.Tensor) -> list[tf.Tensor | None]:
         return gradient(op, *cotangents)
 
-    ops.RegisterGradient(name)(registered)
+    tf.RegisterGradient(name)(registered)
     types = attr_value_pb2.AttrValue.ListValue(type=[t.dtype.as_datatype_enum for t in inputs])
     op = graph._create_op_internal(
         "IdentityN",

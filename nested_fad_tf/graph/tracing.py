@@ -3,7 +3,7 @@
 `FUNC_GRAPH_TRANSFORMS` is a list of callables that TensorFlow runs on every `FuncGraph` before its
 `ConcreteFunction` is made. What is traced for `jit_compile=True` is traced in an
 `XLAControlFlowContext`, on the graph or on one around it. The gradient of a loop is of a class of
-its own. Checked on TensorFlow 2.21; this is the one file that knows of these.
+its own. This is the one file that knows of these; `versions.py` says where they were checked.
 """
 
 from __future__ import annotations
@@ -15,10 +15,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.framework import ops
-from tensorflow.python.ops import control_flow_util, while_v2
 
-from nested_fad_tf.errors import UnsupportedVersionError
+from nested_fad_tf.graph import versions
 
 Observer = Callable[[Any], None]
 
@@ -56,7 +54,7 @@ def observing(observer: Observer | None) -> Iterator[None]:
 
 def outer_graph() -> Any:
     """The graph that functions traced from here are nested in."""
-    return ops.get_default_graph()
+    return tf.compat.v1.get_default_graph()
 
 
 def is_nested_in(graph: Any, outer: Any) -> bool:
@@ -73,6 +71,7 @@ def is_compiled(graph: Any) -> bool:
     Returns:
         Whether it was traced for that.
     """
+    control_flow_util = versions.private("ops.control_flow_util")
     if control_flow_util.GraphOrParentsInXlaContext(graph):
         return True
     containing = control_flow_util.GetContainingXLAContext
@@ -88,19 +87,7 @@ def is_gradient_of_loop(graph: Any) -> bool:
     Returns:
         Whether `tf.while_loop`'s gradient made it.
     """
-    return isinstance(graph, getattr(while_v2, "_WhileBodyGradFuncGraph", ()))
-
-
-def _transforms() -> list[Observer]:
-    try:
-        from tensorflow.python.eager.polymorphic_function import transform
-
-        return transform.FUNC_GRAPH_TRANSFORMS
-    except (ImportError, AttributeError) as error:
-        raise UnsupportedVersionError(
-            f"TensorFlow {tf.__version__} has no hook for traced functions that nested_fad_tf"
-            " knows; it was written for 2.21. Use that version, or tf.function without rewriting."
-        ) from error
+    return isinstance(graph, versions.private("ops.while_v2")._WhileBodyGradFuncGraph)
 
 
 def _dispatch(graph: Any) -> None:
@@ -113,7 +100,7 @@ def _install() -> None:
     global _active
     with _lock:
         if not _active:
-            _transforms().append(_dispatch)
+            versions.transforms().append(_dispatch)
         _active += 1
 
 
@@ -122,4 +109,4 @@ def _uninstall() -> None:
     with _lock:
         _active -= 1
         if not _active:
-            _transforms().remove(_dispatch)
+            versions.transforms().remove(_dispatch)

@@ -1,7 +1,7 @@
 """SavedModels on disk: read with care, written all at once or not at all.
 
-Uses private TensorFlow API (checked on 2.21): the fingerprints that TensorFlow writes beside a
-SavedModel's graph.
+Uses private TensorFlow API (see graph/versions.py): the fingerprints that TensorFlow writes beside
+a SavedModel's graph.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from typing import Any
 import tensorflow as tf
 from google.protobuf import message, text_format
 from tensorflow.core.protobuf import fingerprint_pb2, saved_model_pb2
-from tensorflow.python.saved_model import fingerprinting_utils
-from tensorflow.python.saved_model.pywrap_saved_model import fingerprinting
 
 from nested_fad_tf.errors import SavedModelError
+from nested_fad_tf.graph import versions
 
 _BINARY, _TEXT, _FINGERPRINT = "saved_model.pb", "saved_model.pbtxt", "fingerprint.pb"
 
@@ -74,6 +73,7 @@ def _check_fingerprint(folder: pathlib.Path) -> None:
         f"{folder}: {_BINARY} and {_FINGERPRINT} do not belong together, one of them is damaged;"
         f" if the graph was edited on purpose, delete {_FINGERPRINT}"
     )
+    fingerprinting = versions.private("saved_model.pywrap_saved_model").fingerprinting
     try:
         recorded = fingerprinting.ReadSavedModelFingerprint(str(folder))
         actual = fingerprinting.CreateFingerprintDef(str(folder))
@@ -127,7 +127,7 @@ def write(model: Any, source: pathlib.Path, folder: pathlib.Path) -> None:
         (folder / _TEXT).write_text(text_format.MessageToString(model), encoding="utf-8")
     if (folder / _FINGERPRINT).is_file():
         (folder / _FINGERPRINT).unlink()
-        fingerprinting_utils.write_fingerprint(str(folder))
+        versions.private("saved_model.fingerprinting_utils").write_fingerprint(str(folder))
 
 
 @contextlib.contextmanager

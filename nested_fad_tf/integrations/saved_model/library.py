@@ -3,8 +3,8 @@
 What goes back are differences: nodes that were added, and inputs that changed. All else stays as it
 was saved, so that names, attributes, shared resources and what other tools left there survive.
 
-Uses private TensorFlow API (checked on 2.21): the SavedModel loader's `load_function_def_library`,
-and `atomic_function.from_func_graph`, which gives a graph as a `FunctionDef`.
+Uses private TensorFlow API (see graph/versions.py): `load_function_def_library` of the SavedModel
+loader, and `atomic_function.from_func_graph`, which gives a graph as a `FunctionDef`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from tensorflow.core.framework import function_pb2
-from tensorflow.python.eager import context
-from tensorflow.python.eager.polymorphic_function import atomic_function
-from tensorflow.python.framework import ops
-from tensorflow.python.saved_model import function_deserialization
+
+from nested_fad_tf.graph import versions
 
 
 class Library:
@@ -40,9 +38,8 @@ class Library:
         self._definitions = {f.signature.name: f for f in self.proto.function}
         copy = function_pb2.FunctionDefLibrary()
         copy.CopyFrom(self.proto)  # the loader changes what it reads
-        self.functions: Mapping[str, Any] = function_deserialization.load_function_def_library(
-            copy, self.objects
-        )
+        loader = versions.private("saved_model.function_deserialization")
+        self.functions: Mapping[str, Any] = loader.load_function_def_library(copy, self.objects)
 
     def names(self) -> Iterator[str]:
         """Names of all functions, in the order in which they are stored."""
@@ -120,7 +117,8 @@ class Library:
     def _add_called(self, node: Any) -> None:
         for name in _functions_of(node):
             if name not in self._definitions:
-                self.add(context.context().get_function_def(name))
+                context = versions.private("eager.context").context()
+                self.add(context.get_function_def(name))
 
 
 def _functions_of(node: Any) -> Iterator[str]:
@@ -140,7 +138,9 @@ def _edges(node: Any) -> tuple[list[str], set[str]]:
 
 
 def _definition(graph: Any) -> Any:
-    name = f"nested_fad_saved_{ops.uid()}"
+    uid = versions.private("framework.ops").uid()
+    atomic_function = versions.private("eager.polymorphic_function.atomic_function")
+    name = f"nested_fad_saved_{uid}"
     function = atomic_function.from_func_graph(name, graph, attrs={})
     return function.cached_definition
 
