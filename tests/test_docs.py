@@ -11,10 +11,10 @@ import unicodedata
 
 import keras
 import pytest
+from traced import gelu_by_erfc
 
 import nested_fad_tf as nfad
 from nested_fad_tf.cli import main
-from nested_fad_tf.graph import versions
 
 _REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 _PACKAGE = _REPOSITORY / "nested_fad_tf"
@@ -71,7 +71,7 @@ def test_code_runs_and_prints_what_the_page_shows(page, tmp_path, monkeypatch, c
     outputs = re.split(rf"^{_MARK}\d+\n", capsys.readouterr().out, flags=re.MULTILINE)[1:]
     for block, output in zip(blocks, outputs, strict=True):
         # Pages show the GELU of 2.19 and newer; elsewhere the code has to run.
-        if block.output is not None and versions.gelu_by_erfc():
+        if block.output is not None and gelu_by_erfc():
             assert _comparable(output) == _comparable(block.output), block.code
 
 

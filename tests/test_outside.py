@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
+from traced import gelu_by_erfc
 
 import nested_fad_tf as nfad
-from nested_fad_tf.graph import versions
 
 ROWS, WIDTH, DEPTH = 64, 128, 4
 SIZE = ROWS * WIDTH * 4
@@ -59,7 +59,7 @@ def masked(net, h):
 
 
 # What plain TensorFlow keeps of a GELU: one that is computed by erf has fewer ops.
-GELU = 6 if versions.gelu_by_erfc() else 5
+GELU = 6 if gelu_by_erfc() else 5
 
 # Activation, tensors of full size that plain TensorFlow keeps a layer, and that are kept here.
 ACTIVATIONS = {

@@ -1,7 +1,8 @@
 """Functions made op by op.
 
-Uses private TensorFlow API (see graph/versions.py): `Graph._create_op_internal`, and `FuncGraph`
-with `ConcreteFunction.from_func_graph`, since tracing a `tf.function` takes several times as long.
+Uses private TensorFlow API, checked on 2.18 to 2.21: `FuncGraph`, and
+`ConcreteFunction.from_func_graph` with `derive_from_graph`, since tracing a `tf.function` takes
+several times as long.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2
 
-from nested_fad_tf.emit import attributes
+from nested_fad_tf.emit import attributes, primitives
 from nested_fad_tf.graph import versions
 
 
@@ -49,5 +50,5 @@ def build(
 def _placeholder(graph: Any, spec: tf.TensorSpec) -> tf.Tensor:
     shape = attr_value_pb2.AttrValue(shape=spec.shape.as_proto())
     attrs = {"dtype": attributes.attribute(spec.dtype), "shape": shape}
-    (tensor,) = graph._create_op_internal("Placeholder", [], [spec.dtype], attrs=attrs).outputs
+    (tensor,) = primitives.create(graph, "Placeholder", [], [spec.dtype], attrs).outputs
     return tensor

@@ -3,7 +3,7 @@
 `FUNC_GRAPH_TRANSFORMS` is a list of callables that TensorFlow runs on every `FuncGraph` before its
 `ConcreteFunction` is made. What is traced for `jit_compile=True` is traced in an
 `XLAControlFlowContext`, on the graph or on one around it. The gradient of a loop is of a class of
-its own. This is the one file that knows of these; `versions.py` says where they were checked.
+its own. This is the one file that knows of these; checked on 2.18 to 2.21.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from nested_fad_tf.errors import UnsupportedVersionError
 from nested_fad_tf.graph import versions
 
 Observer = Callable[[Any], None]
@@ -90,6 +91,15 @@ def is_gradient_of_loop(graph: Any) -> bool:
     return isinstance(graph, versions.private("ops.while_v2")._WhileBodyGradFuncGraph)
 
 
+def _transforms() -> list[Observer]:
+    try:
+        return versions.private("eager.polymorphic_function.transform").FUNC_GRAPH_TRANSFORMS
+    except AttributeError as error:
+        raise UnsupportedVersionError(
+            f"TensorFlow {tf.__version__} has no hook for traced functions that nested_fad_tf knows"
+        ) from error
+
+
 def _dispatch(graph: Any) -> None:
     observer = _observer.get()
     if observer is not None:
@@ -100,7 +110,7 @@ def _install() -> None:
     global _active
     with _lock:
         if not _active:
-            versions.transforms().append(_dispatch)
+            _transforms().append(_dispatch)
         _active += 1
 
 
@@ -109,4 +119,4 @@ def _uninstall() -> None:
     with _lock:
         _active -= 1
         if not _active:
-            versions.transforms().remove(_dispatch)
+            _transforms().remove(_dispatch)

@@ -1,18 +1,17 @@
 """What depends on the version of TensorFlow: the one file that knows.
 
 The pass stands on private API: a hook behind tracing, ways of editing graphs, the loader of
-SavedModels. It was checked on the versions from `OLDEST` to `NEWEST`, and the tests run on each
-(`scripts/test_versions`). On any other nothing is rewritten and nothing private is touched: private
-modules are imported through `private` when they are first used, never with this package.
+SavedModels. Each file that uses some says on which versions it was checked; the tests run on all of
+them (`scripts/test_versions`). On any other version nothing is rewritten and nothing private is
+touched: private modules are imported through `private` when they are first used, never with this
+package.
 
-What differs between the supported versions:
+The private API that is used is the same in all supported versions. Graphs differ, which the pass
+takes as they are:
 
-- `tf.nn.gelu` is `x/2 * erfc(-x/√2)` since 2.19, `x/2 * (1 + erf(x/√2))` before. The pass knows
-  either by its ops.
-- The gradients of some reductions take other integer ops on shapes, so that graphs differ by a few
-  small ops.
+- `tf.nn.gelu` is `x/2 * erfc(-x/√2)` since 2.19, `x/2 * (1 + erf(x/√2))` before.
+- The gradients of some reductions take other integer ops on shapes.
 
-The private API that is used is the same in all of them.
 """
 
 from __future__ import annotations
@@ -94,24 +93,6 @@ def private(module: str) -> Any:
         ) from error
 
 
-def transforms() -> list[Any]:
-    """The callables that TensorFlow runs on every `FuncGraph` that it has traced.
-
-    Returns:
-        The list itself: what is added is called.
-
-    Raises:
-        UnsupportedVersionError: If this TensorFlow has no such list.
-    """
-    transform = private("eager.polymorphic_function.transform")
-    try:
-        return transform.FUNC_GRAPH_TRANSFORMS
-    except AttributeError as error:
-        raise UnsupportedVersionError(
-            f"TensorFlow {tf.__version__} has no hook for traced functions that nested_fad_tf knows"
-        ) from error
-
-
 def op_definition(op_type: str) -> Any:
     """The definition of an op.
 
@@ -122,11 +103,6 @@ def op_definition(op_type: str) -> Any:
         Its `OpDef`; `None` if TensorFlow has no such op.
     """
     return private("framework.op_def_registry").get(op_type)
-
-
-def gelu_by_erfc() -> bool:
-    """Whether `tf.nn.gelu` is computed by `erfc`; by `erf` otherwise, with other ops."""
-    return _installed() >= (2, 19)
 
 
 def _installed() -> tuple[int, int]:

@@ -1,8 +1,4 @@
-"""SavedModels on disk: read with care, written all at once or not at all.
-
-Uses private TensorFlow API (see graph/versions.py): the fingerprints that TensorFlow writes beside
-a SavedModel's graph.
-"""
+"""SavedModels on disk: read with care, written all at once or not at all."""
 
 from __future__ import annotations
 
@@ -15,10 +11,10 @@ from typing import Any
 
 import tensorflow as tf
 from google.protobuf import message, text_format
-from tensorflow.core.protobuf import fingerprint_pb2, saved_model_pb2
+from tensorflow.core.protobuf import saved_model_pb2
 
 from nested_fad_tf.errors import SavedModelError
-from nested_fad_tf.graph import versions
+from nested_fad_tf.integrations.saved_model import internals
 
 _BINARY, _TEXT, _FINGERPRINT = "saved_model.pb", "saved_model.pbtxt", "fingerprint.pb"
 
@@ -73,18 +69,12 @@ def _check_fingerprint(folder: pathlib.Path) -> None:
         f"{folder}: {_BINARY} and {_FINGERPRINT} do not belong together, one of them is damaged;"
         f" if the graph was edited on purpose, delete {_FINGERPRINT}"
     )
-    fingerprinting = versions.private("saved_model.pywrap_saved_model").fingerprinting
     try:
-        recorded = fingerprinting.ReadSavedModelFingerprint(str(folder))
-        actual = fingerprinting.CreateFingerprintDef(str(folder))
+        recorded, actual = internals.checksums(folder)
     except Exception as error:  # the bindings raise what they like
         raise SavedModelError(damaged) from error
-    if _checksum(recorded) != _checksum(actual):
+    if recorded != actual:
         raise SavedModelError(damaged)
-
-
-def _checksum(serialized: bytes) -> int:
-    return fingerprint_pb2.FingerprintDef.FromString(serialized).saved_model_checksum
 
 
 def load(folder: pathlib.Path, problem: str, *, variables: bool = True) -> Any:
@@ -127,7 +117,7 @@ def write(model: Any, source: pathlib.Path, folder: pathlib.Path) -> None:
         (folder / _TEXT).write_text(text_format.MessageToString(model), encoding="utf-8")
     if (folder / _FINGERPRINT).is_file():
         (folder / _FINGERPRINT).unlink()
-        versions.private("saved_model.fingerprinting_utils").write_fingerprint(str(folder))
+        internals.write_fingerprint(folder)
 
 
 @contextlib.contextmanager

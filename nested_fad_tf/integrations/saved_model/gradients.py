@@ -4,9 +4,6 @@ A gradient that is registered in this process is traced and stored as a function
 `tf.saved_model.load` registers it again (`RegisteredGradient` in function.proto). What it reads are
 arguments of the function that carries it (see emit/outlined.py), stored as `CapturedTensor`s of the
 object graph.
-
-Uses private TensorFlow API (see graph/versions.py): the gradient registry, and the serialization of
-concrete functions.
 """
 
 from __future__ import annotations
@@ -19,7 +16,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.core.framework import function_pb2
 
-from nested_fad_tf.graph import versions
+from nested_fad_tf.integrations.saved_model import internals
 from nested_fad_tf.integrations.saved_model.library import Library
 
 _PREFIX = "NestedFadGradient"
@@ -56,18 +53,18 @@ def _by_gradient(graph: Any) -> dict[bytes, Any]:
 
 
 def _store(library: Library, carrier: Any, op: Any, own: str, op_type: str) -> None:
-    gradient = versions.private("framework.ops").gradient_registry.lookup(own)
+    gradient = internals.registered_gradient(own)
     # Only the first output has a cotangent; it has the dtype of the first input, since that of a
     # tensor's bits is the tensor's. The loader makes zeros for the others.
     first, *others = op.outputs
     specs = [tf.TensorSpec(first.shape, op.inputs[0].dtype)]
     specs += [tf.TensorSpec(None, t.dtype) for t in others]
     function = tf.function(gradient, autograph=False).get_concrete_function(None, *specs)
-    node_ids = versions.private("util.object_identity").ObjectIdentityDictionary()
     names = (argument.name for argument in carrier.signature.input_arg)
     arguments = dict(zip(map(id, op.graph.inputs), names, strict=True))
+    captures = []
     for capture in function.captured_inputs:
-        node_ids[capture] = len(library.objects.nodes)
+        captures.append((capture, len(library.objects.nodes)))
         node = library.objects.nodes.add()
         node.captured_tensor.name = f"{arguments[id(capture)]}:0"
         node.captured_tensor.concrete_function = carrier.signature.name
@@ -75,6 +72,6 @@ def _store(library: Library, carrier: Any, op: Any, own: str, op_type: str) -> N
     definition.CopyFrom(function.function_def)
     definition.signature.name = saved_name = f"__inference_{op_type}_0"
     library.add(definition)
-    serialize = versions.private("saved_model.function_serialization").serialize_concrete_function
-    library.objects.concrete_functions[saved_name].CopyFrom(serialize(function, node_ids))
+    saved = internals.serialize(function, captures)
+    library.objects.concrete_functions[saved_name].CopyFrom(saved)
     library.proto.registered_gradients.add(gradient_func=saved_name, registered_op_type=op_type)

@@ -1,7 +1,4 @@
-"""The list of ops that a SavedModel carries, for programs that lack some of them.
-
-Uses private TensorFlow API (see graph/versions.py): the registry of op definitions.
-"""
+"""The list of ops that a SavedModel carries, for programs that lack some of them."""
 
 from __future__ import annotations
 
