@@ -30,7 +30,7 @@ from nested_fad_tf.errors import UnsupportedVersionError
 OLDEST = (2, 18)
 NEWEST = (2, 21)
 
-_REASON = "this version of TensorFlow is not supported, so functions are left alone"
+_REASON = "this version of TensorFlow is not supported, so nothing is rewritten"
 _warned: set[str] = set()
 
 
