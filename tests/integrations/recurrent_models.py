@@ -162,7 +162,7 @@ def rewritten(step):
 
 def _peak(name, wrap):
     step, arguments = step_of(name, wrap)
-    # The smallest of several: on a busy machine buffers are freed late now and then.
+    # The smallest of the calls: on a busy machine some take more.
     return nfad.measure(step, *arguments, runs=1).peak_range[0]
 
 
