@@ -13,9 +13,9 @@ import tensorflow as tf
 
 from nested_fad_tf import pipeline, verification
 from nested_fad_tf.errors import OptionsError
-from nested_fad_tf.graph import tracing
+from nested_fad_tf.graph import tracing, versions
 from nested_fad_tf.options import Options
-from nested_fad_tf.report.summary import Report
+from nested_fad_tf.report.summary import Report, unchanged
 
 
 class Function:
@@ -24,7 +24,8 @@ class Function:
     Made by `nested_fad_tf.function`. Behaves as the `tf.function` it wraps.
 
     Attributes:
-        reports: One report a trace, newest last.
+        reports: One report a trace, newest last; one altogether where the installed TensorFlow is
+            not supported.
         options: What the rewrite may do.
     """
 
@@ -45,7 +46,8 @@ class Function:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the function, tracing and rewriting it if these arguments are new to it."""
         with self._tracing():
-            if self.options.verify and not tf.inside_function():
+            verify = self.options.verify and not versions.unsupported()
+            if verify and not tf.inside_function():
                 return self._verified_call(args, kwargs)
             return self._tf_function(*args, **kwargs)
 
@@ -96,6 +98,12 @@ class Function:
 
     @contextlib.contextmanager
     def _tracing(self) -> Iterator[None]:
+        if reason := versions.unsupported():
+            if not self.reports:
+                name = getattr(self, "__name__", "function")
+                self.reports.append(unchanged(name, reason, self.options.strategy, 0, 0.0))
+            yield
+            return
         outer = tracing.outer_graph()
 
         def observe(graph: Any) -> None:
@@ -136,6 +144,7 @@ def function(
     """
     if func is None:
         return functools.partial(function, options=options, **tf_function_kwargs)
+    versions.warn_if_unsupported()
     tf_function = tf.function(func, **tf_function_kwargs)
     return Function(tf_function, options or Options(), tf_function_kwargs)
 
@@ -211,10 +220,14 @@ def explain(
     Raises:
         RewriteError: If planning fails and `options.on_error` is "raise".
     """
+    options = options or Options()
+    if reason := versions.warn_if_unsupported():
+        name = getattr(fn, "__name__", "function")
+        return unchanged(name, reason, options.strategy, 0, 0.0)
     python_function, args, kwargs = _traceable(fn, args, kwargs)
     with tracing.observing(None):
         graph = tf.function(python_function).get_concrete_function(*args, **kwargs).graph
-    return pipeline.rewrite_graph(graph, options or Options(), apply=False)
+    return pipeline.rewrite_graph(graph, options, apply=False)
 
 
 class Session:
@@ -297,9 +310,12 @@ def rewriting(
     def observe(graph: Any) -> None:
         into.add(pipeline.rewrite_graph(graph, chosen), graph)
 
+    reason = versions.warn_if_unsupported()
+    if reason and all(report.reason != reason for report in into.reports):
+        into.reports.append(unchanged("all functions", reason, chosen.strategy, 0, 0.0))
     token = _current.set(into)
     try:
-        with tracing.observing(observe):
+        with contextlib.nullcontext() if reason else tracing.observing(observe):
             yield into
     finally:
         _current.reset(token)

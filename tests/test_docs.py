@@ -11,6 +11,7 @@ import unicodedata
 
 import keras
 import pytest
+from traced import gelu_by_erfc
 
 import nested_fad_tf as nfad
 from nested_fad_tf.cli import main
@@ -69,7 +70,8 @@ def test_code_runs_and_prints_what_the_page_shows(page, tmp_path, monkeypatch, c
     runpy.run_path(str(script))
     outputs = re.split(rf"^{_MARK}\d+\n", capsys.readouterr().out, flags=re.MULTILINE)[1:]
     for block, output in zip(blocks, outputs, strict=True):
-        if block.output is not None:
+        # Pages show the GELU of 2.19 and newer; elsewhere the code has to run.
+        if block.output is not None and gelu_by_erfc():
             assert _comparable(output) == _comparable(block.output), block.code
 
 
@@ -137,7 +139,12 @@ def _sentences(path):
 
 
 def _reasons():
-    files = [_PACKAGE / "functions.py", _PACKAGE / "pipeline.py", *(_PACKAGE / "plan").glob("*.py")]
+    files = [
+        _PACKAGE / "functions.py",
+        _PACKAGE / "pipeline.py",
+        _PACKAGE / "graph/versions.py",
+        *(_PACKAGE / "plan").glob("*.py"),
+    ]
     return sorted({text for file in files for text in _sentences(file)})
 
 

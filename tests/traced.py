@@ -23,6 +23,11 @@ def trace(step: Callable[..., Any], *specs: Any) -> Any:
     return tf.function(step).get_concrete_function(*specs).graph
 
 
+def gelu_by_erfc() -> bool:
+    """Whether `tf.nn.gelu` is computed by `erfc`, as since 2.19; by `erf`, in fewer ops, before."""
+    return any(op.type == "Erfc" for op in trace(tf.nn.gelu, SQUARE).get_operations())
+
+
 def view_of(step: Callable[..., Any], *specs: Any, nominal: int = 32) -> GraphView:
     return GraphView.from_func_graph(trace(step, *specs), nominal)
 

@@ -6,9 +6,6 @@ arithmetic instead: from one element g of it comes a zero, the lowest bit of g *
 or-ed into their bits. They stay what they were, to the last bit, whatever g is; nothing short of
 knowing that one of two neighbours is even would tell the compiler so. The three scalar ops and the
 one on each element end up inside fused loops that read the values anyway.
-
-Uses private TensorFlow API (checked on 2.21): `Graph._create_op_internal`. The public ops would
-record on tapes that are open around the trace.
 """
 
 from __future__ import annotations
@@ -19,6 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from nested_fad_tf.emit import primitives
 from nested_fad_tf.emit.attributes import attribute
 
 _GRADIENT = "nested_fad_tied"
@@ -95,17 +93,9 @@ class _Ops:
     ) -> list[tf.Tensor]:
         """The tied values with the derivative of the identity, which bit operations don't have."""
         tensors = [*tied, *values]
-        op = self._graph._create_op_internal(
-            "IdentityN",
-            tensors,
-            [t.dtype for t in tensors],
-            name="tied",
-            attrs={
-                "T": attribute([t.dtype for t in tensors]),
-                "_gradient_op_type": attribute(_GRADIENT),
-            },
-            compute_device=False,
-        )
+        dtypes = [t.dtype for t in tensors]
+        attrs = {"T": attribute(dtypes), "_gradient_op_type": attribute(_GRADIENT)}
+        op = self._create("IdentityN", tensors, dtypes, attrs)
         return list(op.outputs[: len(tied)])
 
     def _cast(self, value: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
@@ -134,11 +124,16 @@ class _Ops:
             attrs["dtype"] = dtype
         elif not attrs and op_type != "LogicalOr":
             attrs["T"] = dtype
-        return self._graph._create_op_internal(
-            op_type,
-            list(inputs),
-            [dtype],
-            name="tied",
-            attrs={name: attribute(value) for name, value in attrs.items()},
-            compute_device=False,
-        ).outputs[0]
+        made = {name: attribute(value) for name, value in attrs.items()}
+        return self._create(op_type, inputs, [dtype], made).outputs[0]
+
+    def _create(
+        self,
+        op_type: str,
+        inputs: Sequence[tf.Tensor],
+        dtypes: Sequence[tf.DType],
+        attrs: Mapping[str, Any],
+    ) -> tf.Operation:
+        return primitives.create(
+            self._graph, op_type, inputs, dtypes, attrs, name="tied", device=""
+        )

@@ -1,10 +1,4 @@
-"""Applies a rewrite to a `FuncGraph`: the only place where a graph is changed.
-
-Uses private TensorFlow API (checked on 2.21): `Graph._create_op_internal`,
-`Operation._update_input`, `Operation._add_control_inputs`, `_remove_all_control_inputs`,
-`_set_device_from_string`. The public `tf.raw_ops` would infer attributes anew and record on outer
-tapes; a copy has to be the original, attribute by attribute.
-"""
+"""Applies a rewrite to a `FuncGraph`: the only place where a graph is changed."""
 
 from __future__ import annotations
 
@@ -12,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from nested_fad_tf.emit import attributes
+from nested_fad_tf.emit import attributes, primitives
 from nested_fad_tf.emit.barrier import tie
 from nested_fad_tf.emit.fused_op import FusedOps
 from nested_fad_tf.graph.view import GraphView, Node, Value
@@ -60,17 +54,15 @@ class _Edit:
 
     def _create(self, node: Node) -> tf.Operation:
         with tf.control_dependencies([self._op(c) for c in self._wiring.controls[node.id]] or None):
-            op = self._graph._create_op_internal(
+            return primitives.create(
+                self._graph,
                 node.op_type,
                 [self._tensor(v) for v in self._wiring.inputs[node.id]],
                 [v.dtype for v in node.outputs],
+                attributes.of(node),
                 name=node.name,
-                attrs=dict(attributes.of(node)),
-                compute_device=False,
+                device=node.device or "",
             )
-        if node.device:
-            op._set_device_from_string(node.device)
-        return op
 
     def _call(self, step: Step, group: Group) -> None:
         waits = [self._op(wait.node) for wait in step.waits]
@@ -103,11 +95,10 @@ class _Edit:
             zip(self._wiring.inputs[node.id], node.inputs, strict=True)
         ):
             if now is not then or now.id in self._tensors:
-                op._update_input(index, self._tensor(now))
+                primitives.redirect(op, index, self._tensor(now))
         controls = self._wiring.controls[node.id]
         if len(controls) != len(node.controls) or any(c.id in self._made for c in controls):
-            op._remove_all_control_inputs()
-            op._add_control_inputs(list(dict.fromkeys(map(self._op, controls))))
+            primitives.wait_for(op, list(dict.fromkeys(map(self._op, controls))))
 
     def _op(self, node: Node) -> tf.Operation:
         """The op that runs a node now."""

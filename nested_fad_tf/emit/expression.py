@@ -8,8 +8,8 @@ from collections.abc import Hashable, Mapping, MutableMapping
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.framework import op_def_registry
 
+from nested_fad_tf.graph import versions
 from nested_fad_tf.ops.expr import Apply, Const, Expr, Leaf, subexpressions
 
 # An expression, and the dtype it is to have if that doesn't follow from its leaves.
@@ -100,7 +100,7 @@ def _task(expr: Expr, wanted: tf.DType | None, dtypes: Mapping[Expr, tf.DType | 
 
 
 def _op_def(op_type: str) -> Any:
-    definition = op_def_registry.get(op_type)
+    definition = versions.op_definition(op_type)
     if definition is None or not hasattr(tf.raw_ops, op_type):
         raise ExpressionError(f"TensorFlow has no op {op_type!r}")
     return definition

@@ -1,7 +1,8 @@
 """Functions made op by op.
 
-Uses private TensorFlow API (checked on 2.21): `FuncGraph` with `ConcreteFunction.from_func_graph`,
-since tracing a `tf.function` takes several times as long, and `Graph._create_op_internal`.
+Uses private TensorFlow API, checked on 2.18 to 2.21: `FuncGraph`, and
+`ConcreteFunction.from_func_graph` with `derive_from_graph`, since tracing a `tf.function` takes
+several times as long.
 """
 
 from __future__ import annotations
@@ -11,10 +12,9 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2
-from tensorflow.python.eager.polymorphic_function import concrete_function, function_type_utils
-from tensorflow.python.framework import func_graph
 
-from nested_fad_tf.emit import attributes
+from nested_fad_tf.emit import attributes, primitives
+from nested_fad_tf.graph import versions
 
 
 def build(
@@ -35,18 +35,20 @@ def build(
     Returns:
         The `ConcreteFunction`.
     """
-    graph = func_graph.FuncGraph(name)
+    graph = versions.private("framework.func_graph").FuncGraph(name)
     with graph.as_default():
         graph.inputs = [_placeholder(graph, spec) for spec in specs]
         graph.outputs = list(body(graph.inputs))
     graph.structured_outputs = tuple(graph.outputs)
     attrs = {"_XlaMustCompile": True} if compiled else {}
+    function_type_utils = versions.private("eager.polymorphic_function.function_type_utils")
     function_type = function_type_utils.derive_from_graph(graph)
+    concrete_function = versions.private("eager.polymorphic_function.concrete_function")
     return concrete_function.ConcreteFunction.from_func_graph(graph, function_type, attrs)
 
 
 def _placeholder(graph: Any, spec: tf.TensorSpec) -> tf.Tensor:
     shape = attr_value_pb2.AttrValue(shape=spec.shape.as_proto())
     attrs = {"dtype": attributes.attribute(spec.dtype), "shape": shape}
-    (tensor,) = graph._create_op_internal("Placeholder", [], [spec.dtype], attrs=attrs).outputs
+    (tensor,) = primitives.create(graph, "Placeholder", [], [spec.dtype], attrs).outputs
     return tensor

@@ -3,8 +3,6 @@
 Structurally equal groups share a function, so that a network of equal layers compiles each kind of
 group once. Calls to a function are differentiable to any order by TensorFlow's own machinery, which
 differentiates the body.
-
-Uses private TensorFlow API (checked on 2.21): `Graph._create_op_internal`.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2
 
-from nested_fad_tf.emit import attributes, function
+from nested_fad_tf.emit import attributes, function, primitives
 from nested_fad_tf.graph.view import Node, Value
 from nested_fad_tf.plan.rewrite import Group
 
@@ -65,14 +63,9 @@ class FusedOps:
         self, first: tf.Operation, group: Group, arguments: Sequence[tf.Tensor]
     ) -> list[tf.Tensor]:
         """Copies a call: its attributes name the function and how it is differentiated."""
-        graph: Any = first.graph
-        return graph._create_op_internal(
-            first.type,
-            list(arguments),
-            [v.dtype for v in group.outputs],
-            name=first.type,
-            attrs={k: a for k, a in first.node_def.attr.items() if k != "_class"},
-        ).outputs
+        attrs = {k: a for k, a in first.node_def.attr.items() if k != "_class"}
+        dtypes = [v.dtype for v in group.outputs]
+        return primitives.create(first.graph, first.type, arguments, dtypes, attrs).outputs
 
     def _key(self, group: Group) -> Any:
         """A hashable description of the group's structure: equal keys, equal functions."""
@@ -91,12 +84,13 @@ class FusedOps:
             graph: Any = tf.compat.v1.get_default_graph()
             made = {v.id: t for v, t in zip(group.inputs, arguments, strict=True)}
             for node in (*group.embedded, *group.nodes):
-                op = graph._create_op_internal(
+                op = primitives.create(
+                    graph,
                     node.op_type,
                     [made[v.id] for v in self._inputs[node.id]],
                     [v.dtype for v in node.outputs],
+                    _attrs(node),
                     name=node.name.rpartition("/")[2],
-                    attrs=dict(_attrs(node)),
                 )
                 made[node.outputs[0].id] = op.outputs[0]
             return [made[v.id] for v in group.outputs]

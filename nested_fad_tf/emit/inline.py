@@ -6,10 +6,11 @@ calls itself before it runs a function, with the same treatment of control edges
 now lets the plan see through them. Not inlined: what XLA compiles, what asks not to be, functions
 that were rewritten by themselves, and functions with calls in them that have to stay.
 
-Uses private TensorFlow API (checked on 2.21): `Graph._get_function` and the `AtomicFunction` it
-gives, `function_def_to_graph_def`, `Operation._update_input`, `_add_control_inputs`,
-`_remove_all_control_inputs`, `_control_outputs`, `_set_device_from_string`. An op can't be taken
-out of a graph: the call stays, unread and not among the graph's control outputs, and never runs.
+An op can't be taken out of a graph: the call stays, unread and not among the graph's control
+outputs, and never runs.
+
+Uses private TensorFlow API, checked on 2.18 to 2.21: `Graph._get_function` and the `AtomicFunction`
+that it gives, `function_def_to_graph_def`, `Operation._control_outputs`.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.framework import function_def_to_graph
 
+from nested_fad_tf.emit import primitives
+from nested_fad_tf.graph import versions
 from nested_fad_tf.graph.view import is_stateful
 
 _CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
@@ -116,8 +118,14 @@ def _inline(graph: Any, call: tf.Operation, function: Any) -> list[tf.Operation]
     """
     definition = function.cached_definition
     given = dict(zip((a.name for a in definition.signature.input_arg), call.inputs, strict=True))
-    with graph.as_default(), tf.control_dependencies(None), tf.name_scope(""):
-        body, flat = function_def_to_graph.function_def_to_graph_def(definition)
+    reader = versions.private("framework.function_def_to_graph")
+    with (
+        graph.as_default(),
+        tf.control_dependencies(None),
+        tf.name_scope(""),
+        tf.device(call.device or None),
+    ):
+        body, flat = reader.function_def_to_graph_def(definition)
         parameters = [node for node in body.node if node.name in given]
         for node in parameters:
             body.node.remove(node)
@@ -135,7 +143,9 @@ def _inline(graph: Any, call: tf.Operation, function: Any) -> list[tf.Operation]
     made = iter(made)
     results = [given.get(r.split(":")[0]) for r in returned]
     results = [next(made) if r is None else r for r in results]
-    _place(call, added)
+    for op in added:
+        if call.control_inputs and is_stateful(op):
+            primitives.wait_for(op, [*op.control_inputs, *call.control_inputs])
     _replace_results(graph, call.outputs, results)
     _replace_controls(graph, call, list(made))
     return added
@@ -157,15 +167,6 @@ def _scope(call: tf.Operation, function: Any) -> str:
     return f"{around}{slash}{own or 'function'}"
 
 
-def _place(call: tf.Operation, added: Sequence[tf.Operation]) -> None:
-    """Gives ops without a device the call's, and lets what has effects wait as the call did."""
-    for op in added:
-        if call.device and not op.device:
-            op._set_device_from_string(call.device)
-        if call.control_inputs and is_stateful(op):
-            op._add_control_inputs(call.control_inputs)
-
-
 def _replace_results(graph: Any, old: Sequence[tf.Tensor], new: Sequence[tf.Tensor]) -> None:
     results = {id(tensor): result for tensor, result in zip(old, new, strict=True)}
     if any(id(tensor) in results for tensor in graph.outputs):
@@ -178,15 +179,14 @@ def _replace_results(graph: Any, old: Sequence[tf.Tensor], new: Sequence[tf.Tens
         for reader in tensor.consumers():
             for index, read in enumerate(reader.inputs):
                 if read is tensor:
-                    reader._update_input(index, result)
+                    primitives.redirect(reader, index, result)
 
 
 def _replace_controls(graph: Any, call: tf.Operation, effects: Sequence[tf.Operation]) -> None:
     """Whatever waited for the call waits for the body's effects."""
     for waiting in call._control_outputs:
         waits = [op for op in waiting.control_inputs if op is not call]
-        waiting._remove_all_control_inputs()
-        waiting._add_control_inputs(list(dict.fromkeys([*waits, *effects])))
+        primitives.wait_for(waiting, list(dict.fromkeys([*waits, *effects])))
     kept = [op for op in graph.control_outputs if op is not call]
     if len(kept) < len(graph.control_outputs):
         graph.control_outputs[:] = dict.fromkeys([*kept, *effects])

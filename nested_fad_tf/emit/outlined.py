@@ -14,7 +14,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2
 
-from nested_fad_tf.emit import function
+from nested_fad_tf.emit import function, primitives
 from nested_fad_tf.plan.cones import OWN_GRADIENT
 
 _NAME = "nested_fad_gradient"
@@ -60,5 +60,5 @@ class Outlines:
         (result,) = self._made[full_key](*arguments)
         result.set_shape(arguments[0].shape)
         reads = attr_value_pb2.AttrValue.ListValue(i=kept)
-        result.op._set_attr(OWN_GRADIENT, attr_value_pb2.AttrValue(list=reads))
+        primitives.set_attribute(result.op, OWN_GRADIENT, attr_value_pb2.AttrValue(list=reads))
         return result

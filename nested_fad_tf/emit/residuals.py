@@ -9,24 +9,22 @@ they are computed from freed, before anyone reads the result.
 
 Residuals are computed by ordinary ops, so that higher derivatives go through them.
 
-Uses private TensorFlow API (checked on 2.21): `Graph._create_op_internal`,
-`Operation._update_input`, the gradient registry. SavedModels keep such gradients
-(`SaveOptions(experimental_custom_gradients=True)`): while saving, the gradient is traced without
-an op.
+SavedModels keep such gradients (`SaveOptions(experimental_custom_gradients=True)`): while saving,
+the gradient is traced without an op.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.core.framework import attr_value_pb2
-from tensorflow.python.framework import ops
 
-from nested_fad_tf.emit import expression
+from nested_fad_tf.emit import expression, primitives
+from nested_fad_tf.emit.attributes import attribute
 from nested_fad_tf.emit.cone_kernels import Kernels, products, structure, times
 from nested_fad_tf.emit.outlined import Outlines
 from nested_fad_tf.graph.view import GraphView, Value, static_shape
@@ -46,19 +44,24 @@ _OF_WEIGHTS = frozenset(
 _BITS = {tf.bfloat16: tf.int16, tf.float32: tf.int32, tf.float64: tf.int64}
 
 
+def _unique(name: str) -> str:
+    """A name for a gradient, unlike all others: a graph from another process may bring some."""
+    return f"{name}{uuid.uuid4().hex}"
+
+
 @functools.cache
 def _pass_through(shape: tuple[int | None, ...] | None, dtype: tf.DType) -> str:
     """Registers the gradient of taking a tensor's bits: what arrives is the tensor's cotangent.
 
     A SavedModel stores it once a name, traced for one shape.
     """
-    name = f"NestedFadPassThrough{ops.uid()}"
+    name = _unique("NestedFadPassThrough")
 
     @tf.autograph.experimental.do_not_convert
     def passed(op: Any, cotangent: tf.Tensor) -> tf.Tensor:
         return cotangent
 
-    ops.RegisterGradient(name)(passed)
+    tf.RegisterGradient(name)(passed)
     return name
 
 
@@ -88,7 +91,7 @@ def apply(
         results[residual.cone.output] = result
         for reader, index in view.consumers[residual.cone.output.id]:
             assert reader.op is not None
-            reader.op._update_input(index, result)
+            primitives.redirect(reader.op, index, result)
 
 
 def _emit(
@@ -146,24 +149,16 @@ def _with_gradient(
     gradient = _Gradient(residual, tuple(kept), shapes, factors)
     carried = [_bits(graph, t) for t in [*arguments[1:count], *kept]]
     inputs = [arguments[0], *carried, *(s for s in shapes if s is not None)]
-    name = f"NestedFad{ops.uid()}"
+    name = _unique("NestedFad")
 
     @tf.autograph.experimental.do_not_convert
     def registered(op: Any, *cotangents: tf.Tensor) -> list[tf.Tensor | None]:
         return gradient(op, *cotangents)
 
-    ops.RegisterGradient(name)(registered)
-    types = attr_value_pb2.AttrValue.ListValue(type=[t.dtype.as_datatype_enum for t in inputs])
-    op = graph._create_op_internal(
-        "IdentityN",
-        list(inputs),
-        [t.dtype for t in inputs],
-        name="result",
-        attrs={
-            "T": attr_value_pb2.AttrValue(list=types),
-            "_gradient_op_type": attr_value_pb2.AttrValue(s=name.encode()),
-        },
-    )
+    tf.RegisterGradient(name)(registered)
+    dtypes = [t.dtype for t in inputs]
+    attrs = {"T": attribute(dtypes), "_gradient_op_type": attribute(name)}
+    op = primitives.create(graph, "IdentityN", inputs, dtypes, attrs, name="result")
     op.outputs[0].set_shape(inputs[0].shape)
     return op.outputs[0]
 

@@ -3,8 +3,8 @@
 `FUNC_GRAPH_TRANSFORMS` is a list of callables that TensorFlow runs on every `FuncGraph` before its
 `ConcreteFunction` is made. What is traced for `jit_compile=True` is traced in an
 `XLAControlFlowContext`, on the graph or on one around it. The gradient of a loop is of a class of
-its own, as have the bodies of loops and the branches of conditions. Checked on TensorFlow 2.21;
-this is the one file that knows of these.
+its own, as have the bodies of loops and the branches of conditions. This is the one file that knows
+of these; checked on 2.18 to 2.21.
 """
 
 from __future__ import annotations
@@ -16,11 +16,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.eager import record
-from tensorflow.python.framework import func_graph, ops
-from tensorflow.python.ops import control_flow_util, while_v2
 
 from nested_fad_tf.errors import UnsupportedVersionError
+from nested_fad_tf.graph import versions
 
 Observer = Callable[[Any], None]
 
@@ -62,7 +60,7 @@ def observing(observer: Observer | None) -> Iterator[None]:
 
 def outer_graph() -> Any:
     """The graph that functions traced from here are nested in."""
-    return ops.get_default_graph()
+    return tf.compat.v1.get_default_graph()
 
 
 def is_nested_in(graph: Any, outer: Any) -> bool:
@@ -72,7 +70,7 @@ def is_nested_in(graph: Any, outer: Any) -> bool:
 
 def is_taped() -> bool:
     """Whether a tape is open around the function that was just traced."""
-    return bool(record.could_possibly_record())
+    return bool(versions.private("eager.record").could_possibly_record())
 
 
 def is_part_of_another(graph: Any) -> bool:
@@ -84,9 +82,9 @@ def is_part_of_another(graph: Any) -> bool:
     Returns:
         Whether it is; the bodies of loops and the like are no functions in this sense.
     """
-    function = type(graph) is func_graph.FuncGraph
-    nested = isinstance(graph.outer_graph, func_graph.FuncGraph)
-    return function and nested and not is_nested_in(graph, _outermost.get())
+    function = versions.private("framework.func_graph").FuncGraph
+    nested = type(graph) is function and isinstance(graph.outer_graph, function)
+    return nested and not is_nested_in(graph, _outermost.get())
 
 
 def is_compiled(graph: Any) -> bool:
@@ -98,6 +96,7 @@ def is_compiled(graph: Any) -> bool:
     Returns:
         Whether it was traced for that.
     """
+    control_flow_util = versions.private("ops.control_flow_util")
     if control_flow_util.GraphOrParentsInXlaContext(graph):
         return True
     containing = control_flow_util.GetContainingXLAContext
@@ -113,18 +112,15 @@ def is_gradient_of_loop(graph: Any) -> bool:
     Returns:
         Whether `tf.while_loop`'s gradient made it.
     """
-    return isinstance(graph, getattr(while_v2, "_WhileBodyGradFuncGraph", ()))
+    return isinstance(graph, versions.private("ops.while_v2")._WhileBodyGradFuncGraph)
 
 
 def _transforms() -> list[Observer]:
     try:
-        from tensorflow.python.eager.polymorphic_function import transform
-
-        return transform.FUNC_GRAPH_TRANSFORMS
-    except (ImportError, AttributeError) as error:
+        return versions.private("eager.polymorphic_function.transform").FUNC_GRAPH_TRANSFORMS
+    except AttributeError as error:
         raise UnsupportedVersionError(
-            f"TensorFlow {tf.__version__} has no hook for traced functions that nested_fad_tf"
-            " knows; it was written for 2.21. Use that version, or tf.function without rewriting."
+            f"TensorFlow {tf.__version__} has no hook for traced functions that nested_fad_tf knows"
         ) from error
 
 

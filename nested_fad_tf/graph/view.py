@@ -2,6 +2,8 @@
 
 Everything after tracing works on this view: `plan/` never sees a TensorFlow graph, so a plan can be
 tested, printed and thrown away without having touched one.
+
+Uses private TensorFlow API, checked on 2.18 to 2.21: `Operation._is_stateful`.
 """
 
 from __future__ import annotations

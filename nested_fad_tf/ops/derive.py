@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Final
 
-from tensorflow.python.framework import op_def_registry
-
+from nested_fad_tf.graph import versions
 from nested_fad_tf.ops.elementwise import TABLE
 from nested_fad_tf.ops.entry import Attr, times
 from nested_fad_tf.ops.expr import (
@@ -98,7 +97,7 @@ def attributes(expr: Apply) -> Attr:
 
 def _default(op_type: str, name: str) -> Any:
     """An attribute's default in TensorFlow's registry."""
-    definition = op_def_registry.get(op_type)
+    definition = versions.op_definition(op_type)
     for attr in definition.attr if definition else ():
         kind = attr.default_value.WhichOneof("value")
         if attr.name == name and kind is not None:

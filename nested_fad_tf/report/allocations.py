@@ -5,10 +5,10 @@ time. Summing them gives the peak, the timeline and what is live at the peak, id
 run. A chain of N tanh on 16 MiB tensors, summed and differentiated, comes out at exactly
 (N + 1) * 16 MiB.
 
-Private TensorFlow names are used in this file only, checked with TensorFlow 2.21:
-`tensorflow.tsl.profiler.protobuf` (the profile's format) and the exported symbol
-`tsl::EnableCPUAllocatorStats` (without it, the plain CPU allocator, which TensorFlow uses where
-oneDNN is off, records nothing). Where either is missing, a recording holds no accounts.
+Uses private TensorFlow API, checked on 2.18 to 2.21: `tensorflow.tsl.profiler.protobuf` (the
+profile's format) and the exported symbol `tsl::EnableCPUAllocatorStats` (without it, the plain CPU
+allocator, which TensorFlow uses where oneDNN is off, records nothing). Where either is missing, a
+recording holds no accounts.
 """
 
 from __future__ import annotations

@@ -254,11 +254,11 @@ def test_files_of_an_optimized_model_elsewhere(tmp_path):
         model = keras.models.model_from_json(open(folder + "/model.json").read())
         model.load_weights(folder + "/model.weights.h5")
         errors = [float(abs(model.predict(x, verbose=0) - y).max())]
+        assert "nested_fad_tf" not in sys.modules
         try:
             keras.models.load_model(folder + "/model.keras")
         except TypeError as error:
             message = str(error)
-        assert "nested_fad_tf" not in sys.modules
         from nested_fad_tf import keras as nfad_keras
         model = keras.models.load_model(folder + "/model.keras")
         errors.append(float(abs(model.predict(x, verbose=0) - y).max()))

@@ -20,6 +20,7 @@ from typing import Any
 
 from nested_fad_tf.errors import OptionsError
 from nested_fad_tf.functions import Session, rewriting
+from nested_fad_tf.graph import versions
 from nested_fad_tf.options import Options
 from nested_fad_tf.report.summary import Report, unchanged
 
@@ -65,6 +66,7 @@ def optimize(model: Any, options: Options | None = None) -> Any:
             " nested_fad_tf.testing.assert_same_step for that"
         )
     _check(model)
+    versions.warn_if_unsupported()
     strip(model)
     original: Any = type(model)
     model.__class__ = _optimized(original, options)

@@ -1,8 +1,4 @@
-"""SavedModels on disk: read with care, written all at once or not at all.
-
-Uses private TensorFlow API (checked on 2.21): the fingerprints that TensorFlow writes beside a
-SavedModel's graph.
-"""
+"""SavedModels on disk: read with care, written all at once or not at all."""
 
 from __future__ import annotations
 
@@ -15,11 +11,10 @@ from typing import Any
 
 import tensorflow as tf
 from google.protobuf import message, text_format
-from tensorflow.core.protobuf import fingerprint_pb2, saved_model_pb2
-from tensorflow.python.saved_model import fingerprinting_utils
-from tensorflow.python.saved_model.pywrap_saved_model import fingerprinting
+from tensorflow.core.protobuf import saved_model_pb2
 
 from nested_fad_tf.errors import SavedModelError
+from nested_fad_tf.integrations.saved_model import internals
 
 _BINARY, _TEXT, _FINGERPRINT = "saved_model.pb", "saved_model.pbtxt", "fingerprint.pb"
 
@@ -75,16 +70,11 @@ def _check_fingerprint(folder: pathlib.Path) -> None:
         f" if the graph was edited on purpose, delete {_FINGERPRINT}"
     )
     try:
-        recorded = fingerprinting.ReadSavedModelFingerprint(str(folder))
-        actual = fingerprinting.CreateFingerprintDef(str(folder))
+        recorded, actual = internals.checksums(folder)
     except Exception as error:  # the bindings raise what they like
         raise SavedModelError(damaged) from error
-    if _checksum(recorded) != _checksum(actual):
+    if recorded != actual:
         raise SavedModelError(damaged)
-
-
-def _checksum(serialized: bytes) -> int:
-    return fingerprint_pb2.FingerprintDef.FromString(serialized).saved_model_checksum
 
 
 def load(folder: pathlib.Path, problem: str, *, variables: bool = True) -> Any:
@@ -127,7 +117,7 @@ def write(model: Any, source: pathlib.Path, folder: pathlib.Path) -> None:
         (folder / _TEXT).write_text(text_format.MessageToString(model), encoding="utf-8")
     if (folder / _FINGERPRINT).is_file():
         (folder / _FINGERPRINT).unlink()
-        fingerprinting_utils.write_fingerprint(str(folder))
+        internals.write_fingerprint(folder)
 
 
 @contextlib.contextmanager

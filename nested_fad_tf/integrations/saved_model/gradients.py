@@ -4,9 +4,6 @@ A gradient that is registered in this process is traced and stored as a function
 `tf.saved_model.load` registers it again (`RegisteredGradient` in function.proto). What it reads are
 arguments of the function that carries it (see emit/outlined.py), stored as `CapturedTensor`s of the
 object graph.
-
-Uses private TensorFlow API (checked on 2.21): the gradient registry, and the serialization of
-concrete functions.
 """
 
 from __future__ import annotations
@@ -18,10 +15,8 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow.core.framework import function_pb2
-from tensorflow.python.framework import ops
-from tensorflow.python.saved_model import function_serialization
-from tensorflow.python.util import object_identity
 
+from nested_fad_tf.integrations.saved_model import internals
 from nested_fad_tf.integrations.saved_model.library import Library
 
 _PREFIX = "NestedFadGradient"
@@ -58,18 +53,18 @@ def _by_gradient(graph: Any) -> dict[bytes, Any]:
 
 
 def _store(library: Library, carrier: Any, op: Any, own: str, op_type: str) -> None:
-    gradient = ops.gradient_registry.lookup(own)
+    gradient = internals.registered_gradient(own)
     # Only the first output has a cotangent; it has the dtype of the first input, since that of a
     # tensor's bits is the tensor's. The loader makes zeros for the others.
     first, *others = op.outputs
     specs = [tf.TensorSpec(first.shape, op.inputs[0].dtype)]
     specs += [tf.TensorSpec(None, t.dtype) for t in others]
     function = tf.function(gradient, autograph=False).get_concrete_function(None, *specs)
-    node_ids = object_identity.ObjectIdentityDictionary()
     names = (argument.name for argument in carrier.signature.input_arg)
     arguments = dict(zip(map(id, op.graph.inputs), names, strict=True))
+    captures = []
     for capture in function.captured_inputs:
-        node_ids[capture] = len(library.objects.nodes)
+        captures.append((capture, len(library.objects.nodes)))
         node = library.objects.nodes.add()
         node.captured_tensor.name = f"{arguments[id(capture)]}:0"
         node.captured_tensor.concrete_function = carrier.signature.name
@@ -77,7 +72,6 @@ def _store(library: Library, carrier: Any, op: Any, own: str, op_type: str) -> N
     definition.CopyFrom(function.function_def)
     definition.signature.name = saved_name = f"__inference_{op_type}_0"
     library.add(definition)
-    library.objects.concrete_functions[saved_name].CopyFrom(
-        function_serialization.serialize_concrete_function(function, node_ids)
-    )
+    saved = internals.serialize(function, captures)
+    library.objects.concrete_functions[saved_name].CopyFrom(saved)
     library.proto.registered_gradients.add(gradient_func=saved_name, registered_op_type=op_type)

@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from nested_fad_tf.errors import SavedModelError
+from nested_fad_tf.graph import versions
 from nested_fad_tf.integrations.saved_model import files
 from nested_fad_tf.integrations.saved_model.library import Library
 
@@ -23,8 +24,10 @@ def graph_of_functions(src: str | os.PathLike[str]) -> Any:
         One `GraphDef` with the nodes of each function, in a scope of the function's name.
 
     Raises:
+        UnsupportedVersionError: If the installed TensorFlow is not supported.
         SavedModelError: If `src` can't be read, or holds no functions.
     """
+    versions.check_supported()
     model = files.read(pathlib.Path(src))
     (meta_graph, *others) = model.meta_graphs
     if others or not meta_graph.HasField("object_graph_def"):

@@ -2,21 +2,14 @@
 
 What goes back are differences: nodes that were added, and inputs that changed. All else stays as it
 was saved, so that names, attributes, shared resources and what other tools left there survive.
-
-Uses private TensorFlow API (checked on 2.21): the SavedModel loader's `load_function_def_library`,
-and `atomic_function.from_func_graph`, which gives a graph as a `FunctionDef`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from tensorflow.core.framework import function_pb2
-from tensorflow.python.eager import context
-from tensorflow.python.eager.polymorphic_function import atomic_function
-from tensorflow.python.framework import ops
-from tensorflow.python.saved_model import function_deserialization
+from nested_fad_tf.integrations.saved_model import internals
 
 
 class Library:
@@ -38,11 +31,7 @@ class Library:
         self.proto = meta_graph.graph_def.library
         self.objects = meta_graph.object_graph_def
         self._definitions = {f.signature.name: f for f in self.proto.function}
-        copy = function_pb2.FunctionDefLibrary()
-        copy.CopyFrom(self.proto)  # the loader changes what it reads
-        self.functions: Mapping[str, Any] = function_deserialization.load_function_def_library(
-            copy, self.objects
-        )
+        self.functions = internals.load_functions(self.proto, self.objects)
 
     def names(self) -> Iterator[str]:
         """Names of all functions, in the order in which they are stored."""
@@ -94,7 +83,7 @@ class Library:
             ValueError: If the function would return something else than before.
         """
         target = self._definitions[name]
-        source = _definition(self.functions[name].graph)
+        source = internals.definition_of(self.functions[name].graph)
         _check_returns(target, source)
         nodes = {node.name: node for node in target.node_def}
         for changed in source.node_def:
@@ -120,7 +109,7 @@ class Library:
     def _add_called(self, node: Any) -> None:
         for name in _functions_of(node):
             if name not in self._definitions:
-                self.add(context.context().get_function_def(name))
+                self.add(internals.definition_named(name))
 
 
 def _functions_of(node: Any) -> Iterator[str]:
@@ -137,12 +126,6 @@ def _edges(node: Any) -> tuple[list[str], set[str]]:
     """What a node reads and waits for; the order of the latter means nothing."""
     waits = {i for i in node.input if i.startswith("^")}
     return [i for i in node.input if i not in waits], waits
-
-
-def _definition(graph: Any) -> Any:
-    name = f"nested_fad_saved_{ops.uid()}"
-    function = atomic_function.from_func_graph(name, graph, attrs={})
-    return function.cached_definition
 
 
 def _check_returns(target: Any, source: Any) -> None:

@@ -1,13 +1,10 @@
-"""The list of ops that a SavedModel carries, for programs that lack some of them.
-
-Uses private TensorFlow API (checked on 2.21): the registry of op definitions.
-"""
+"""The list of ops that a SavedModel carries, for programs that lack some of them."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from tensorflow.python.framework import op_def_registry
+from nested_fad_tf.graph import versions
 
 
 def list_new_ops(meta_graph: Any) -> None:
@@ -23,7 +20,7 @@ def list_new_ops(meta_graph: Any) -> None:
     functions = meta_graph.graph_def.library.function
     used = {node.op for function in functions for node in function.node_def}
     for name in sorted(used - known):
-        definition = op_def_registry.get(name)
+        definition = versions.op_definition(name)
         if definition is not None:
             added = listed.op.add()
             added.CopyFrom(definition)

@@ -11,6 +11,7 @@ from typing import Any
 from nested_fad_tf import pipeline
 from nested_fad_tf.emit.outlined import Outlines
 from nested_fad_tf.errors import SavedModelError
+from nested_fad_tf.graph import versions
 from nested_fad_tf.integrations.saved_model import files, gradients
 from nested_fad_tf.integrations.saved_model.library import Library
 from nested_fad_tf.integrations.saved_model.op_list import list_new_ops
@@ -56,9 +57,11 @@ def rewrite(
         A report on all functions, with one for each in `functions`.
 
     Raises:
+        UnsupportedVersionError: If the installed TensorFlow is not supported.
         SavedModelError: If `src` can't be read, `dst` can't be written, or a signature is unknown.
         RewriteError: If a rewrite fails and `options.on_error` is "raise".
     """
+    versions.check_supported()
     options = options or DEFAULT_OPTIONS
     source, destination = pathlib.Path(src), pathlib.Path(dst)
     old, new = source.resolve(), destination.resolve()
@@ -99,8 +102,10 @@ def inspect(
         The report that `rewrite` would give.
 
     Raises:
+        UnsupportedVersionError: If the installed TensorFlow is not supported.
         SavedModelError: If `src` can't be read or a signature is unknown.
     """
+    versions.check_supported()
     options = options or DEFAULT_OPTIONS
     source = pathlib.Path(src)
     start = time.perf_counter()
