@@ -1,4 +1,4 @@
-"""The pass, top to bottom: inline, view, roles, candidates, plan, emit, report."""
+"""The pass, top to bottom: inline, view, roles, simplify, candidates, plan, emit, report."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from nested_fad_tf.emit.outlined import Outlines
 from nested_fad_tf.errors import FAILED, RewriteError
 from nested_fad_tf.graph import tracing
 from nested_fad_tf.graph.roles import Roles, find_roles
+from nested_fad_tf.graph.simplify import simplify
 from nested_fad_tf.graph.view import GraphView
 from nested_fad_tf.options import Options
 from nested_fad_tf.plan.candidates import find_candidates
@@ -93,8 +94,10 @@ def _rewrite(
         reason = "" if outside.residuals else _NO_GRADIENT
         seconds = time.perf_counter() - start
         return summary.from_outside_plan(view, outside, options.strategy, reason, seconds)
+    simplified = simplify(view)
     plan = make_plan(view, roles, options)
     if apply and plan.rewrite:
+        edit.redirect(simplified)
         edit.apply(graph, view, plan.rewrite, compiled=options.fuse != "ops")
         _inliner.rewritten(graph)
     return summary.from_plan(view, plan, roles.seeds, time.perf_counter() - start)

@@ -130,9 +130,10 @@ def _with_any_batch_size(model: keras.Model) -> keras.Model:
     """A copy, from the same seed whoever asks for it, whose batch size isn't fixed."""
     (given,) = model.inputs
     keras.utils.set_random_seed(0)
-    return keras.models.clone_model(
-        model, input_tensors=keras.Input(given.shape[1:], dtype=given.dtype)
-    )
+    free = keras.Input(given.shape[1:], dtype=given.dtype)
+    alone = isinstance(model, keras.Sequential) or not isinstance(model.input, list)
+    with keras.saving.custom_object_scope(models.CUSTOM_OBJECTS):
+        return keras.models.clone_model(model, input_tensors=free if alone else [free])
 
 
 def _fit(model: keras.Model, features: np.ndarray, labels: np.ndarray) -> list[float]:

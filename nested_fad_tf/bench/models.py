@@ -159,6 +159,10 @@ def _gelu(x: Any) -> Any:
     return keras.activations.gelu(x, approximate=False)
 
 
+# What Keras has to be told to copy a model that uses them.
+CUSTOM_OBJECTS: dict[str, Callable[[Any], Any]] = {f.__name__: f for f in (_gelu, _gelu_tanh)}
+
+
 # --- Images ---------------------------------------------------------------------------------------
 
 

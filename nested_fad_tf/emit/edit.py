@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -9,6 +10,7 @@ import tensorflow as tf
 from nested_fad_tf.emit import attributes, primitives
 from nested_fad_tf.emit.barrier import tie
 from nested_fad_tf.emit.fused_op import FusedOps
+from nested_fad_tf.graph.simplify import Redirect
 from nested_fad_tf.graph.view import GraphView, Node, Value
 from nested_fad_tf.plan.gates import BARRIER
 from nested_fad_tf.plan.rewrite import Group, Rewrite
@@ -26,6 +28,18 @@ def apply(graph: Any, view: GraphView, rewrite: Rewrite, *, compiled: bool) -> N
         compiled: Whether XLA compiles the groups.
     """
     _Edit(graph, view, rewrite, compiled).run()
+
+
+def redirect(redirects: Sequence[Redirect]) -> None:
+    """Changes inputs of a graph as those of its view were changed.
+
+    Args:
+        redirects: What was changed.
+    """
+    for item in redirects:
+        source = item.value.node.op
+        assert source is not None
+        primitives.redirect(item.node.op, item.index, source.outputs[item.value.index])
 
 
 class _Edit:

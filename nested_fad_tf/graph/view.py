@@ -321,6 +321,24 @@ class GraphView:
                     self._consumers[value.id].append((node, index))
         return self._consumers
 
+    def redirect(self, node: Node, index: int, value: Value) -> None:
+        """Lets a node read something else; `share_storage` has to follow.
+
+        Args:
+            node: A node of the view.
+            index: Which of its inputs.
+            value: What it is to read: a value of a node before it.
+        """
+        node.inputs[index] = value
+        self._consumers = self._live = None
+
+    def share_storage(self) -> None:
+        """Finds out anew which values are views of others."""
+        for value in self.values:
+            source = aliased_input(value.node, value.index)
+            source = source or self._unchanged_input(value.node, value.shape)
+            value.storage = value if source is None else source.storage
+
     @property
     def live(self) -> Sequence[bool]:
         """Per node id, whether it runs: TensorFlow removes dead code before it runs a function."""
