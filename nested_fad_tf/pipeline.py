@@ -22,7 +22,7 @@ from nested_fad_tf.plan.candidates import find_candidates
 from nested_fad_tf.plan.outside import plan_outside
 from nested_fad_tf.plan.plan import Plan
 from nested_fad_tf.plan.strategies import STRATEGIES
-from nested_fad_tf.report import summary
+from nested_fad_tf.report import building
 from nested_fad_tf.report.summary import Report
 
 _NO_GRADIENT = (
@@ -71,14 +71,14 @@ def _rewrite(
             residuals.apply(graph, view, outside.residuals, outlines)
         reason = "" if outside.residuals else _NO_GRADIENT
         seconds = time.perf_counter() - start
-        return summary.from_outside_plan(view, outside, options.strategy, reason, seconds)
+        return building.from_outside_plan(view, outside, options.strategy, reason, seconds)
     if tracing.is_gradient_of_loop(graph):
         seconds, nodes = time.perf_counter() - start, len(view.nodes)
-        return summary.unchanged(view.name, _GRADIENT_OF_LOOP, options.strategy, nodes, seconds)
+        return building.unchanged(view.name, _GRADIENT_OF_LOOP, options.strategy, nodes, seconds)
     plan = make_plan(view, roles, options)
     if apply and plan.rewrite:
         edit.apply(graph, view, plan.rewrite, compiled=options.fuse != "ops")
-    return summary.from_plan(view, plan, roles.seeds, time.perf_counter() - start)
+    return building.from_plan(view, plan, roles, time.perf_counter() - start)
 
 
 @contextlib.contextmanager
@@ -127,4 +127,4 @@ def _failed(graph: Any, error: Exception, options: Options, seconds: float) -> R
             traceback.format_exc(),
         )
     nodes = len(graph.get_operations())
-    return summary.unchanged(graph.name, reason, options.strategy, nodes, seconds)
+    return building.unchanged(graph.name, reason, options.strategy, nodes, seconds)

@@ -44,7 +44,7 @@ class Residual:
         derivatives: The derivative for each of the cone's active inputs.
         kept: Expressions that are kept; leaves are values of the graph.
         values: Those of them that the graph computes anyway, as values.
-        bytes_before: What TensorFlow keeps for this cone alone.
+        today: What TensorFlow keeps for this cone alone.
         bytes_after: What is kept for it now.
         compiled: Whether compiled functions compute the cone's result and its gradient.
     """
@@ -53,9 +53,14 @@ class Residual:
     derivatives: tuple[Expr, ...]
     kept: tuple[Expr, ...]
     values: tuple[Value, ...]
-    bytes_before: int
+    today: tuple[Value, ...]
     bytes_after: int
     compiled: bool
+
+    @property
+    def bytes_before(self) -> int:
+        """The bytes that TensorFlow keeps for this cone alone."""
+        return sum(v.nbytes for v in self.today)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,12 +69,12 @@ class OutsidePlan:
 
     Attributes:
         residuals: One for every cone that gets a gradient of its own.
-        left_alone: Cones that keep what TensorFlow keeps, with the bytes of that.
+        left_alone: Cones that keep what TensorFlow keeps, with that.
         kept_anyway: Buffers that gradients of other ops read.
     """
 
     residuals: tuple[Residual, ...]
-    left_alone: tuple[tuple[Cone, int], ...]
+    left_alone: tuple[tuple[Cone, tuple[Value, ...]], ...]
     kept_anyway: tuple[Value, ...]
 
 
@@ -93,7 +98,7 @@ def plan_outside(view: GraphView, options: Options) -> OutsidePlan:
     residuals, left_alone = [], []
     for cone in cones:
         today = {v.id: v for node in cone.nodes for v in _reads(view, node, free)}
-        before = sum(v.nbytes for id, v in today.items() if id not in kept)
+        before = tuple(v for id, v in today.items() if id not in kept)
         residual = _residual(cone, free | kept.keys(), before, options) if before else None
         if residual is None:
             left_alone.append((cone, before))
@@ -132,7 +137,9 @@ def _reads(view: GraphView, node: Node, free: set[int]) -> list[Value]:
     return [v for v in roots.values() if v.id not in free]
 
 
-def _residual(cone: Cone, free: set[int], before: int, options: Options) -> Residual | None:
+def _residual(
+    cone: Cone, free: set[int], before: tuple[Value, ...], options: Options
+) -> Residual | None:
     """The least that a cone's gradient can be computed from, if that is less than today's."""
     try:
         derivatives = tuple(derivative(cone.expr, v) for v in cone.active)
@@ -143,7 +150,7 @@ def _residual(cone: Cone, free: set[int], before: int, options: Options) -> Resi
     pricing = _Pricing(cone, computed, free, options)
     kept = pricing.cut(derivatives)
     after = sum(pricing.bytes_of(expr) for expr in kept)
-    if after >= before:
+    if after >= sum(v.nbytes for v in before):
         return None
     values = tuple(computed[expr] for expr in kept if expr in computed)
     compiled = _compiles(cone, derivatives, options) and pricing.fused((cone.expr, *derivatives))
