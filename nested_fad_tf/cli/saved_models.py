@@ -12,7 +12,7 @@ from absl import flags
 from rich import box, console, markup, progress, table
 
 from nested_fad_tf.options import Options, preset_names
-from nested_fad_tf.report import json_file, tables
+from nested_fad_tf.report import files, tables
 
 if TYPE_CHECKING:
     from nested_fad_tf.report.summary import Report
@@ -143,7 +143,7 @@ def write_json(path: pathlib.Path | None, report: Report) -> None:
         report: The report.
     """
     if path is not None:
-        json_file.write(path, report.to_dict())
+        files.write_json(path, report.to_dict())
         print(f"the report is in {path}")
 
 

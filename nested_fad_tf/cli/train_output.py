@@ -10,7 +10,7 @@ from rich import box, console, markup, table
 
 from nested_fad_tf.examples.comparison import Comparison, Version
 from nested_fad_tf.options import Options
-from nested_fad_tf.report import json_file
+from nested_fad_tf.report import files
 
 _MIB = 2**20
 _KEPT_ROWS = 8
@@ -47,7 +47,7 @@ def write_json(
         settings: What was trained and how long.
         options: How it was rewritten.
     """
-    json_file.write(path, _results(comparison, settings, options))
+    files.write_json(path, _results(comparison, settings, options))
 
 
 def _results(comparison: Comparison, settings: dict[str, Any], options: Options) -> dict[str, Any]:

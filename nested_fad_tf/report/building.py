@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from nested_fad_tf.graph.roles import Roles
-from nested_fad_tf.graph.view import GraphView, Value
+from nested_fad_tf.graph.view import GraphView, Node, Value
 from nested_fad_tf.ops.expr import Leaf
 from nested_fad_tf.plan.outside import OutsidePlan, Residual
 from nested_fad_tf.plan.plan import Decision, Keep, Plan
 from nested_fad_tf.report.formulas import formula_of
-from nested_fad_tf.report.neighbours import neighbours_of
+from nested_fad_tf.report.neighbours import neighbours_of, sources_of
 from nested_fad_tf.report.summary import ChainReport, Kept, Report
 from nested_fad_tf.report.timeline import timeline_of
 
@@ -54,17 +54,20 @@ def from_plan(view: GraphView, plan: Plan, roles: Roles, seconds: float) -> Repo
     backward = [a or b for a, b in zip(roles.cotangent, roles.gradient_scope, strict=True)]
     before, after = ({k.value.id for k in keeps} for keeps in (plan.kept_before, plan.kept_after))
 
+    added = [(k.value, sources_of(k.value.node)) for k in plan.kept_after if k.value.node.origin]
+
     def chain(decision: Decision) -> ChainReport:
         nodes = decision.chain.nodes
+        new = [v for v, sources in added if any(n.id in sources for n in nodes)]
         return ChainReport(
             name=decision.chain.name,
             ops=tuple(node.op_type for node in nodes),
             action=decision.action,
             bytes_before=sum(v.nbytes for v in decision.chain.kept_today),
-            bytes_after=sum(v.nbytes for v in decision.kept),
+            bytes_after=sum(v.nbytes for v in (*decision.kept, *new)),
             why=decision.why,
             formula=formula_of(view, nodes, backward),
-            neighbours=neighbours_of(view, nodes, before, after, backward),
+            neighbours=neighbours_of(view, nodes, [v.node for v in new], before, after, backward),
         )
 
     timeline = timeline_of(view, roles, plan.before)
@@ -127,7 +130,7 @@ def from_outside_plan(
             bytes_after=residual.bytes_after,
             why=f"its gradient is computed from {len(residual.kept)} tensors",
             formula=formula_of(view, nodes, no_backward),
-            neighbours=neighbours_of(view, nodes, before, after, no_backward),
+            neighbours=neighbours_of(view, nodes, (), before, after, no_backward),
         )
 
     unknown = any(v.shape is None or None in v.shape for v in view.values)
@@ -197,10 +200,18 @@ def _kept(keep: Keep) -> Kept:
 def _kept_value(value: Value, nbytes: int, why: str) -> Kept:
     return Kept(
         name=value.name,
-        layer=value.node.name.rpartition("/")[0],
+        layer=_layer(value).name.rpartition("/")[0],
         op_type=value.node.op_type,
         shape=value.shape,
         dtype=value.dtype.name,
         bytes=nbytes,
         why=why,
     )
+
+
+def _layer(value: Value) -> Node:
+    """The op whose layer a tensor belongs to: that of an added op is where it reads most."""
+    if value.node.origin is None:
+        return value.node
+    sources = sources_of(value.node).values()
+    return max(sources, key=lambda n: sum(v.nbytes for v in n.outputs), default=value.node)

@@ -22,9 +22,7 @@ _LONGEST_PART = 60
 _Text = tuple[str, bool]
 
 
-def formula_of(
-    view: GraphView, nodes: Sequence[Node], backward: Sequence[bool]
-) -> tuple[str, ...]:
+def formula_of(view: GraphView, nodes: Sequence[Node], backward: Sequence[bool]) -> tuple[str, ...]:
     """Writes a chain as equations.
 
     Args:
@@ -33,7 +31,8 @@ def formula_of(
         backward: Per node id, whether it is part of the backward pass.
 
     Returns:
-        Lines: the equations, the results called y, then what the other letters stand for.
+        Lines: the equations, then what the letters stand for. Results are called y, and d what
+        only the backward pass reads: a derivative.
     """
     return _Writer(view, nodes, backward).lines()
 
@@ -50,8 +49,11 @@ class _Writer:
 
     def lines(self) -> tuple[str, ...]:
         members = {node.id for node in self._nodes}
-        results = [n for n in self._nodes if self._is_result(n, members)]
-        names = {n.id: "y" if len(results) == 1 else f"y{i}" for i, n in enumerate(results, 1)}
+        names: dict[int, str] = {}
+        for letter, forward in (("y", True), ("d", False)):
+            found = [n for n in self._nodes if self._leaves(n, members, forward)]
+            numbers = [""] if len(found) == 1 else range(1, len(found) + 1)
+            names |= {n.id: f"{letter}{i}" for n, i in zip(found, numbers, strict=True)}
         for node in self._nodes:
             text = self._applied(node)
             own = names.get(node.id)
@@ -63,14 +65,19 @@ class _Writer:
             else:
                 self._equations.append(f"{own} = {text[0]}")
                 self._texts[value] = own, False
-        where = [f"{letter}: {self._described(id)}" for id, letter in self._inputs.items()]
-        where += [f"{names[n.id]}: {n.outputs[0]!r}" for n in results]
-        return (*_cut(self._equations), *_cut(where))
+        where = {letter: self._described(id) for id, letter in self._inputs.items()}
+        where |= {names[n.id]: repr(n.outputs[0]) for n in self._nodes if n.id in names}
+        shown = _cut(self._equations)
+        used = set(re.findall(r"\w+", " ".join(shown)))
+        return (*shown, *_cut([f"{key}: {text}" for key, text in where.items() if key in used]))
 
-    def _is_result(self, node: Node, members: set[int]) -> bool:
-        """Whether the forward pass goes on with a value, or nobody does."""
-        found = [r for r in readers(self._view, node.outputs[0]) if not self._backward[r.id]]
-        return not found or any(r.id not in members for r in found)
+    def _leaves(self, node: Node, members: set[int], forward: bool) -> bool:
+        """Whether the forward pass goes on with a value, or only the backward pass reads it."""
+        found = list(readers(self._view, node.outputs[0]))
+        ahead = [r for r in found if not self._backward[r.id]]
+        if forward:
+            return not found or any(r.id not in members for r in ahead)
+        return bool(found) and not ahead
 
     def _applied(self, node: Node) -> _Text:
         args = [self._text(v) for v in node.inputs]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 _PASSES = re.compile(r"(^|/)(nested_fad|gradient_tape|gradients(_\d+)?)(?=/|$)")
 _NUMBERING = re.compile(r"(_\d+)+$")
 _TOP_LEVEL = "(top level)"
-_T = TypeVar("_T", bound=Hashable)
+_K = TypeVar("_K")
+_T = TypeVar("_T")
 
 
 def path_of(scope: str) -> tuple[str, ...]:
@@ -54,36 +56,60 @@ def natural(path: Sequence[str]) -> list[list[tuple[int, str]]]:
     ]
 
 
-def grouped(items: Sequence[_T], scope: Callable[[_T], str], most: int) -> dict[str, list[_T]]:
-    """Groups items by layer, as deep in the tree of scopes as few groups allow.
+def grouped(
+    items: Sequence[_T], scope: Callable[[_T], str], size: Callable[[_T], int], few: int
+) -> dict[str, list[_T]]:
+    """Groups items by layer.
+
+    Goes as deep in the tree of scopes as gives few groups, and deeper where one group would hold
+    more than half of all. Between two levels of the tree are those whose names begin alike, as
+    block2_conv and block2_bn do.
 
     Args:
         items: What lies in scopes.
         scope: Gives an item's scope.
-        most: How many groups there may be; the two topmost levels that differ may give more.
+        size: Gives an item's size.
+        few: How many groups are few.
 
     Returns:
-        Items by layer in natural order. The part of the names that all share is left out.
+        Items by layer in natural order, as briefly named as keeps the names apart.
     """
-    paths = {item: path_of(scope(item)) for item in items}
-    shared = _shared(list(paths.values()))
-    deepest = max(map(len, paths.values()), default=0)
-    chosen: dict[str, list[_T]] = {}
-    for depth in range(shared + 1, deepest + 1):
-        groups: dict[tuple[str, ...], list[_T]] = {}
-        for item, path in paths.items():
-            groups.setdefault(path[shared:depth] or path[-1:], []).append(item)
-        if chosen and len(groups) > most:
-            break
-        chosen = {"/".join(path): groups[path] for path in sorted(groups, key=natural)}
-    return chosen
+    paths = [path_of(scope(item)) for item in items]
+    total = sum(map(size, items))
+    chosen: dict[tuple[str, ...], list[_T]] = {}
+    for depth in range(1, max(map(len, paths), default=0) + 1):
+        whole = [path[:depth] for path in paths]
+        for keys in (_begin_alike(whole, depth), whole):
+            groups = _by(keys, items)
+            largest = max((sum(map(size, g)) for g in chosen.values()), default=total)
+            if len(groups) <= few or 2 * largest > total:
+                chosen = groups
+    ordered = sorted(chosen, key=natural)
+    return {name: chosen[path] for name, path in zip(_short(ordered), ordered, strict=True)}
 
 
-def _shared(paths: Sequence[tuple[str, ...]]) -> int:
-    """How many parts all paths begin with; every path keeps one of its own."""
-    count = 0
-    for column in zip(*paths, strict=False):
-        if len(set(column)) > 1:
-            break
-        count += 1
-    return min([count, *(len(path) - 1 for path in paths)], default=0)
+def _begin_alike(paths: Sequence[tuple[str, ...]], depth: int) -> list[tuple[str, ...]]:
+    """The paths with those last parts shortened that begin with the same word as others do."""
+    words = [(*path[: depth - 1], path[-1].partition("_")[0]) for path in paths]
+    several = {word: len(set(own)) > 1 for word, own in _by(words, paths).items()}
+    return [
+        (*word[:-1], f"{word[-1]}_*") if len(path) == depth and several[word] else path
+        for word, path in zip(words, paths, strict=True)
+    ]
+
+
+def _by(keys: Sequence[_K], values: Sequence[_T]) -> dict[_K, list[_T]]:
+    groups: dict[_K, list[_T]] = {}
+    for key, value in zip(keys, values, strict=True):
+        groups.setdefault(key, []).append(value)
+    return groups
+
+
+def _short(paths: Sequence[tuple[str, ...]]) -> list[str]:
+    """Leaves out beginnings of names that aren't needed to tell them apart."""
+    endings = Counter(path[-parts:] for path in paths for parts in range(1, len(path) + 1))
+    names = []
+    for path in paths:
+        unique = [n for n in range(1, len(path)) if endings[path[-n:]] == 1]
+        names.append("/".join(path[-unique[0] :] if unique else path))
+    return names

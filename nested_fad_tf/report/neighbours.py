@@ -8,9 +8,9 @@ from collections.abc import Collection, Iterator, Sequence
 from nested_fad_tf.graph.view import GraphView, Node, Value, describe
 
 # A chain of a whole network may have hundreds of ops; what is drawn has to fit on a page.
-_MOST_OPS = 24
+_MOST_OPS = 18
 _MOST_INPUTS = 6
-_MOST_READERS = 8
+_MOST_READERS = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Neighbour:
     Attributes:
         name: The op.
         op_type: Its type.
-        kind: "input": the chain reads it; "chain": one of its own; "forward" or "backward": reads
-            the chain in that pass.
+        kind: "input": the chain reads it; "chain": one of its own; "derivative": added to be kept;
+            "forward" or "backward": reads the chain in that pass.
         tensor: Type and shape of what it gives.
         bytes: The size of that.
         kept: "before", "after", "both" or "": whether it is kept for the backward pass.
@@ -55,9 +55,31 @@ def readers(view: GraphView, value: Value) -> Iterator[Node]:
             yield node
 
 
+def sources_of(node: Node) -> dict[int, Node]:
+    """The traced ops that an added op is computed from.
+
+    Args:
+        node: An op that a plan adds.
+
+    Returns:
+        They, by id; constants left out.
+    """
+    found: dict[int, Node] = {}
+    stack = [node]
+    while stack:
+        for value in stack.pop().inputs:
+            source = value.storage.node
+            if source.origin is not None:
+                stack.append(source)
+            elif source.op_type != "Const":
+                found[source.id] = source
+    return found
+
+
 def neighbours_of(
     view: GraphView,
     nodes: Sequence[Node],
+    derivatives: Sequence[Node],
     before: Collection[int],
     after: Collection[int],
     late: Sequence[bool],
@@ -67,6 +89,7 @@ def neighbours_of(
     Args:
         view: The graph.
         nodes: The ops of the chain, in order.
+        derivatives: Ops that are added to compute what is kept of it.
         before: Ids of the values that plain TensorFlow keeps.
         after: Ids of the values that are kept now.
         late: Per node id, whether it is part of the backward pass.
@@ -91,15 +114,23 @@ def neighbours_of(
     }
     forward = [n for n in outside.values() if not late[n.id]][:_MOST_READERS]
     backward = [n for n in outside.values() if late[n.id]][:_MOST_READERS]
-    kinds = {"input": large, "chain": shown, "forward": forward, "backward": backward}
+    kinds = {
+        "input": large,
+        "chain": shown,
+        "derivative": derivatives[:_MOST_READERS],
+        "forward": forward,
+        "backward": backward,
+    }
     position = {n.id: i for i, n in enumerate(n for group in kinds.values() for n in group)}
 
     def neighbour(node: Node, kind: str) -> Neighbour:
         out = node.outputs[0] if node.outputs else None
         id = None if out is None else out.storage.id
         sources = [v.storage.node.id for v in node.inputs]
+        if kind == "derivative":
+            sources = list(sources_of(node))
         # What readers and inputs have to do with each other is not the chain's affair.
-        drawn = [s for s in sources if s in members or kind == "chain"]
+        drawn = [s for s in sources if s in members or kind in ("chain", "derivative")]
         return Neighbour(
             name=node.name,
             op_type=node.op_type,

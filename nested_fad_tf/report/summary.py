@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
 
-from nested_fad_tf.report import json_file
+from nested_fad_tf.report import files
 from nested_fad_tf.report.neighbours import Neighbour
 from nested_fad_tf.report.timeline import Timeline
 
@@ -151,6 +152,15 @@ class Report:
         ops = f"{self.nodes_before} -> {self.nodes_after}"
         return [*lines, f"  {ops} ops, rewritten in {self.seconds:.2f} s"]
 
+    def largest_step(self) -> Report | None:
+        """The report on the step that needs most memory: this one, or one of its functions.
+
+        Returns:
+            The report; `None` if no function has a backward pass that was simulated.
+        """
+        steps = [r for r in (self, *self.functions) if r.timeline_before is not None]
+        return max(steps, key=lambda r: r.predicted_peak_before, default=None)
+
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values.
 
@@ -165,7 +175,34 @@ class Report:
         Args:
             path: The file; it is overwritten.
         """
-        json_file.write(pathlib.Path(path), self.to_dict())
+        files.write_json(pathlib.Path(path), self.to_dict())
+
+    def to_html(self, path: str | os.PathLike[str], *, applied: bool = True) -> None:
+        """Writes the report as a page: one HTML file, which loads nothing else.
+
+        Args:
+            path: The file; it is overwritten.
+            applied: Whether the function was rewritten, rather than looked at.
+        """
+        from nested_fad_tf.report import page
+
+        files.write(pathlib.Path(path), page.page(self, applied=applied).encode())
+
+    def plot(self, folder: str | os.PathLike[str]) -> list[pathlib.Path]:
+        """Draws memory over one step, and what is kept by layer, as SVG and PNG.
+
+        Args:
+            folder: Where to; made if it isn't there.
+
+        Returns:
+            The files; none if nothing is kept.
+
+        Raises:
+            ImportError: If matplotlib isn't installed: it comes with the extra `plots`.
+        """
+        from nested_fad_tf.report import plots
+
+        return plots.save_report(self, folder)
 
 
 def _mib(nbytes: int) -> str:

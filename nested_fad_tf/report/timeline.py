@@ -13,6 +13,8 @@ from nested_fad_tf.report import layers
 
 _POINTS = 400
 _LIVE = 8
+# What is named ought to be most of what is live; else it is named more coarsely.
+_LEAST_NAMED = 0.6
 # What a step is taken to move at least, so that ops on scalars have a place in time, too.
 _LEAST_MOVED = 256
 
@@ -145,16 +147,20 @@ def _thinned(times: Sequence[float], sizes: Sequence[int]) -> tuple[tuple[float,
     return tuple(points)
 
 
-def _alike(values: Iterable[Value]) -> tuple[Live, ...]:
-    """Sums up buffers of the same size whose ops differ in numbers only."""
-    found: dict[tuple[str, int], int] = {}
-    for value in values:
-        key = layers.kind_of(value.node.name), value.nbytes
-        found[key] = found.get(key, 0) + 1
-    groups = [Live(name, count, count * size) for (name, size), count in found.items()]
-    groups.sort(key=lambda group: -group.bytes)
+def _alike(values: Sequence[Value]) -> tuple[Live, ...]:
+    """Sums up buffers whose ops differ in numbers only, as finely as few groups allow."""
+    total = sum(v.nbytes for v in values)
+    groups: list[Live] = []
+    for parts in (3, 2, 1):
+        found: dict[str, list[int]] = {}
+        for value in values:
+            found.setdefault(layers.kind_of(value.node.name, parts), []).append(value.nbytes)
+        groups = [Live(name, len(sizes), sum(sizes)) for name, sizes in found.items()]
+        groups.sort(key=lambda group: -group.bytes)
+        if sum(group.bytes for group in groups[:_LIVE]) >= _LEAST_NAMED * total:
+            break
     rest = groups[_LIVE:]
-    if rest:
-        count, size = sum(g.count for g in rest), sum(g.bytes for g in rest)
-        groups = [*groups[:_LIVE], Live("smaller ones", count, size)]
-    return tuple(groups)
+    if not rest:
+        return tuple(groups)
+    count, size = sum(g.count for g in rest), sum(g.bytes for g in rest)
+    return (*groups[:_LIVE], Live("smaller ones", count, size))
