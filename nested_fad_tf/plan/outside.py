@@ -43,24 +43,34 @@ class Residual:
         cone: The cone.
         derivatives: The derivative for each of the cone's active inputs.
         kept: Expressions that are kept; leaves are values of the graph.
-        values: Those of them that the graph computes anyway, as values.
+        computed: The values that the graph computes anyway, by expression.
         today: What TensorFlow keeps for this cone alone.
-        bytes_after: What is kept for it now.
+        sizes: What keeping each expression takes beyond what is kept anyway, in bytes.
         compiled: Whether compiled functions compute the cone's result and its gradient.
     """
 
     cone: Cone
     derivatives: tuple[Expr, ...]
     kept: tuple[Expr, ...]
-    values: tuple[Value, ...]
+    computed: Mapping[Expr, Value]
     today: tuple[Value, ...]
-    bytes_after: int
+    sizes: tuple[int, ...]
     compiled: bool
 
     @property
     def bytes_before(self) -> int:
         """The bytes that TensorFlow keeps for this cone alone."""
         return sum(v.nbytes for v in self.today)
+
+    @property
+    def values(self) -> tuple[Value, ...]:
+        """Those of the kept expressions that the graph computes anyway, as values."""
+        return tuple(self.computed[expr] for expr in self.kept if expr in self.computed)
+
+    @property
+    def bytes_after(self) -> int:
+        """The bytes that are kept for it now."""
+        return sum(self.sizes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,12 +159,11 @@ def _residual(
     computed |= {cone.exprs[n.outputs[0].id]: n.outputs[0] for n in cone.nodes}
     pricing = _Pricing(cone, computed, free, options)
     kept = pricing.cut(derivatives)
-    after = sum(pricing.bytes_of(expr) for expr in kept)
-    if after >= sum(v.nbytes for v in before):
+    sizes = tuple(map(pricing.bytes_of, kept))
+    if sum(sizes) >= sum(v.nbytes for v in before):
         return None
-    values = tuple(computed[expr] for expr in kept if expr in computed)
     compiled = _compiles(cone, derivatives, options) and pricing.fused((cone.expr, *derivatives))
-    return Residual(cone, derivatives, kept, values, before, after, compiled)
+    return Residual(cone, derivatives, kept, computed, before, sizes, compiled)
 
 
 def _compiles(cone: Cone, derivatives: tuple[Expr, ...], options: Options) -> bool:

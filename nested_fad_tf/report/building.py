@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import dataclasses
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 
 from nested_fad_tf.graph.roles import Roles
 from nested_fad_tf.graph.view import GraphView, Node, Value
-from nested_fad_tf.ops.expr import Leaf
 from nested_fad_tf.plan.outside import OutsidePlan, Residual
 from nested_fad_tf.plan.plan import Decision, Keep, Plan
 from nested_fad_tf.report.formulas import formula_of
@@ -18,6 +19,8 @@ _READ_BY_OTHERS = "read by the gradient of an op that is no chain"
 _READ_BY_CHAIN = "read by the gradient of an op of a chain"
 _LEFT_ALONE = "nothing less would do for this chain's gradient"
 _RESIDUAL = "what this chain's gradient is computed from"
+_DERIVATIVE = "computed in the forward pass for this chain's gradient"
+_LONGEST_WHY = 240
 
 
 def unchanged(name: str, reason: str, strategy: str, nodes: int, seconds: float) -> Report:
@@ -111,7 +114,7 @@ def from_outside_plan(
     anyway = [_kept_value(v, v.nbytes, _READ_BY_OTHERS) for v in plan.kept_anyway]
     alone = [_kept_value(v, v.nbytes, _LEFT_ALONE) for _, vs in plan.left_alone for v in vs]
     today = [_kept_value(v, v.nbytes, _READ_BY_CHAIN) for r in plan.residuals for v in r.today]
-    kept = [*anyway, *alone, *(_kept_of(r) for r in plan.residuals if r.bytes_after)]
+    kept = [*anyway, *alone, *(k for r in plan.residuals for k in _kept_of(r))]
     kept_before = [*anyway, *alone, *today]
     before = {v.id for v in plan.kept_anyway}
     before.update(v.id for _, vs in plan.left_alone for v in vs)
@@ -121,14 +124,15 @@ def from_outside_plan(
 
     def chain(residual: Residual) -> ChainReport:
         nodes = residual.cone.nodes
-        new = [e for e in residual.kept if not isinstance(e, Leaf)]
+        count = len(residual.kept)
+        new = [e for e in residual.kept if e not in residual.computed]
         return ChainReport(
             name=residual.cone.output.node.name,
             ops=tuple(node.op_type for node in nodes),
             action="keep derivatives" if new else "recompute",
             bytes_before=residual.bytes_before,
             bytes_after=residual.bytes_after,
-            why=f"its gradient is computed from {len(residual.kept)} tensors",
+            why=f"its gradient is computed from {count} tensor{'s' if count != 1 else ''}",
             formula=formula_of(view, nodes, no_backward),
             neighbours=neighbours_of(view, nodes, (), before, after, no_backward),
         )
@@ -188,9 +192,17 @@ def _largest_first(kept: Iterable[Kept]) -> tuple[Kept, ...]:
     return tuple(sorted(kept, key=lambda k: -k.bytes))
 
 
-def _kept_of(residual: Residual) -> Kept:
-    forms = ", ".join(sorted({str(e) for e in residual.kept}))
-    return _kept_value(residual.cone.output, residual.bytes_after, f"{_RESIDUAL}: {forms}")
+def _kept_of(residual: Residual) -> Iterator[Kept]:
+    """What a chain's gradient is computed from, but for what is kept anyway."""
+    output = residual.cone.output
+    for expr, size in zip(residual.kept, residual.sizes, strict=True):
+        value = residual.computed.get(expr)
+        if value is not None and size:
+            yield _kept_value(value, size, _RESIDUAL)
+        elif size:
+            why = textwrap.shorten(f"{_DERIVATIVE}: {expr}", _LONGEST_WHY, placeholder=" ...")
+            new = _kept_value(output, size, why)
+            yield dataclasses.replace(new, name=f"{output.node.name}/derivative")
 
 
 def _kept(keep: Keep) -> Kept:

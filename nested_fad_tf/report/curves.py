@@ -74,10 +74,9 @@ def curves_of(report: Report) -> Curves:
         return round(HEIGHT * (high - size) / (high - low), 1)
 
     def curve(timeline: Timeline) -> Curve:
-        points = [(round(WIDTH * t, 1), height(s)) for t, s in timeline.aligned(start)]
-        line = "M" + "".join(f"{'H' if i else ''}{x} V{y}" for i, (x, y) in enumerate(points))
-        line = line.replace(" V", " ", 1)
-        area = f"{line} V{height(0)} H{points[0][0]} Z"
+        points = [(WIDTH * time, height(size)) for time, size in timeline.aligned(start)]
+        line = path_of(points)
+        area = f"{line} V{height(0)} H{points[0][0]:.0f} Z"
         peak = WIDTH * timeline.moved(timeline.peak_at, start)
         return Curve(line, area, (round(peak, 1), height(timeline.peak_bytes)), timeline)
 
@@ -88,6 +87,19 @@ def curves_of(report: Report) -> Curves:
         ticks=tuple((height(tick * unit), f"{tick:g}") for tick in _ticks(high / unit)),
         unit=name,
     )
+
+
+def path_of(points: Sequence[tuple[float, float]]) -> str:
+    """Draws a curve that keeps each height until the next point.
+
+    Args:
+        points: Places in the drawing.
+
+    Returns:
+        The attribute d of a path.
+    """
+    (x, y), *rest = points
+    return f"M{x:.1f} {y:.1f}" + "".join(f"H{x:.1f}V{y:.1f}" for x, y in rest)
 
 
 def _ticks(high: float) -> Sequence[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pathlib
@@ -11,9 +12,12 @@ from nested_fad_tf.report import files
 
 try:
     import matplotlib
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 except ImportError as error:
     raise ImportError("figures need matplotlib: pip install 'nested-fad-tf[plots]'") from error
+
+__all__ = ["AFTER", "BEFORE", "GUIDE", "SERIES", "SHADE", "Axes", "Figure", "Path", "look", "save"]
 
 Path = str | os.PathLike[str]
 
@@ -22,7 +26,7 @@ BEFORE, AFTER = "#E69F00", "#0072B2"
 SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 SHADE, GUIDE = "#F0F0F0", "#BBBBBB"
 # Same input, same file: no random ids, no date; and the text stays text.
-STYLE: Any = {
+_STYLE: Any = {
     "svg.hashsalt": "nested_fad_tf",
     "svg.fonttype": "none",
     "font.size": 10,
@@ -30,6 +34,11 @@ STYLE: Any = {
     "axes.spines.right": False,
     "legend.frameon": False,
 }
+
+
+def look() -> contextlib.AbstractContextManager[None]:
+    """A block in which figures get this look, whatever the user has set."""
+    return matplotlib.rc_context(_STYLE)
 
 
 def save(figure: Figure, folder: Path, name: str) -> tuple[pathlib.Path, pathlib.Path]:
@@ -45,7 +54,7 @@ def save(figure: Figure, folder: Path, name: str) -> tuple[pathlib.Path, pathlib
     """
     target = pathlib.Path(folder)
     contents = {ending: io.BytesIO() for ending in ("svg", "png")}
-    with matplotlib.rc_context(STYLE):
+    with look():
         figure.savefig(contents["svg"], format="svg", metadata={"Date": None})
         figure.savefig(contents["png"], format="png", dpi=150)
     target.mkdir(parents=True, exist_ok=True)

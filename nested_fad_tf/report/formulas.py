@@ -68,7 +68,7 @@ class _Writer:
         where = {letter: self._described(id) for id, letter in self._inputs.items()}
         where |= {names[n.id]: repr(n.outputs[0]) for n in self._nodes if n.id in names}
         shown = _cut(self._equations)
-        used = set(re.findall(r"\w+", " ".join(shown)))
+        used = set(re.findall(r"[a-z]+\d*", " ".join(shown)))
         return (*shown, *_cut([f"{key}: {text}" for key, text in where.items() if key in used]))
 
     def _leaves(self, node: Node, members: set[int], forward: bool) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Iterator
 from importlib import resources
@@ -122,7 +123,12 @@ def _rows(report: Report) -> Iterator[tuple[Any, ...]]:
 
 
 def _by_name(kept: Iterable[Kept]) -> dict[str, Kept]:
-    return {k.name: k for k in kept}
+    """One for each name: what two chains keep of the same tensor is added up."""
+    found: dict[str, Kept] = {}
+    for item in kept:
+        more = found[item.name].bytes if item.name in found else 0
+        found[item.name] = dataclasses.replace(item, bytes=item.bytes + more)
+    return found
 
 
 def _why_dropped(report: Report) -> str:

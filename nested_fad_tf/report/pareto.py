@@ -8,11 +8,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
-from nested_fad_tf.report.figures import GUIDE, SERIES, STYLE, Path
+from nested_fad_tf.report.figures import GUIDE, SERIES, Axes, Figure, Path, look
 
 _PLAIN = "plain"
 _CONTROL = "plain again"
@@ -43,7 +39,7 @@ def pareto(results: Path | Mapping[str, Any] | Sequence[Path]) -> Figure:
     strategies = sorted({strategy for _, strategy in points})
     models = {model for model, _ in points}
     points = {**points, ("", _PLAIN): (1.0, 1.0)}
-    with matplotlib.rc_context(STYLE):
+    with look():
         figure = Figure(figsize=(8, 5.6), layout="constrained")
         axes = figure.subplots()
         axes.axhline(1, color=GUIDE, linewidth=0.8, zorder=0)

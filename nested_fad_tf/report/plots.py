@@ -13,12 +13,8 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
 from nested_fad_tf.report import layers
-from nested_fad_tf.report.figures import AFTER, BEFORE, SHADE, STYLE, Path, save
+from nested_fad_tf.report.figures import AFTER, BEFORE, SHADE, Axes, Figure, Path, look, save
 from nested_fad_tf.report.memory import Measurement
 from nested_fad_tf.report.pareto import pareto
 from nested_fad_tf.report.summary import Kept, Report
@@ -53,7 +49,7 @@ def memory(report: Report) -> Figure:
             f"{report.function_name} has no backward pass of its own: there is no step to draw"
         )
     unit, name = unit_of(before.peak_bytes)
-    with matplotlib.rc_context(STYLE):
+    with look():
         figure = Figure(figsize=(8, 5.4), layout="constrained")
         upper, lower = figure.subplots(2, 1, height_ratios=(3.2, 1))
         backward = before.backward_from
@@ -89,7 +85,7 @@ def measured(plain: Measurement, rewritten: Measurement) -> Figure:
         ValueError: If a measurement has no timeline, as its method was too coarse.
     """
     unit, name = unit_of(max(plain.peak_bytes, rewritten.peak_bytes))
-    with matplotlib.rc_context(STYLE):
+    with look():
         figure = Figure(figsize=(8, 4.2), layout="constrained")
         axes = figure.subplots()
         pairs = (("plain TensorFlow", plain, BEFORE), ("rewritten", rewritten, AFTER))
@@ -129,7 +125,7 @@ def kept(report: Report) -> Figure:
     sums = [(name, _sum(group, 0), _sum(group, 1)) for name, group in groups.items()]
     sums = _largest(sums)
     unit, unit_name = unit_of(max(max(b, a) for _, b, a in sums))
-    with matplotlib.rc_context(STYLE):
+    with look():
         figure = Figure(figsize=(8, 1.3 + 0.36 * len(sums)), layout="constrained")
         axes = figure.subplots()
         rows = range(len(sums))

@@ -188,6 +188,12 @@ class Report:
 
         files.write(pathlib.Path(path), page.page(self, applied=applied).encode())
 
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        from nested_fad_tf.report import notebook
+
+        return notebook.report_html(self)
+
     def plot(self, folder: str | os.PathLike[str]) -> list[pathlib.Path]:
         """Draws memory over one step, and what is kept by layer, as SVG and PNG.
 

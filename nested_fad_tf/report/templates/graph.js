@@ -56,8 +56,11 @@ function graphOf(list) {
     "aria-label": "the ops of the chain and their neighbours" });
   nodes.forEach((node, i) => node.reads.forEach((r) => {
     const [x1, y1, x2, y2] = [at[r].x, at[r].y + BOX.height, at[i].x, at[i].y];
-    const bend = Math.max(14, Math.abs(y2 - y1) / 2);
-    svg.append(drawn("path", { d: `M${x1} ${y1} C${x1} ${y1 + bend} ${x2} ${y2 - bend} ${x2} ${y2}` }));
+    const bend = Math.max(14, (y2 - y1) / 2);
+    // What passes rows goes round the boxes below, on the outer side.
+    const out = y2 - y1 <= BOX.down ? 0 : (x1 + x2 < width ? -1 : 1) * BOX.width * 0.8;
+    const [cx1, cx2] = [x1 + out, x2 + out];
+    svg.append(drawn("path", { d: `M${x1} ${y1} C${cx1} ${y1 + bend} ${cx2} ${y2 - bend} ${x2} ${y2}` }));
   }));
   nodes.forEach((node, i) => svg.append(box(node, at[i])));
   return svg;

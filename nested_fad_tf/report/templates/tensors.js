@@ -2,7 +2,7 @@
 {
   const FIRST_ROWS = 200;
   const rows = DATA.tensors.map(([fn, layer, tensor, op, type, before, after, why]) => ({
-    fn, layer, tensor, op, type, before, after, why: DATA.whys[why],
+    fn, layer, tensor, op, type, before, after, why: DATA.whys[why], function: DATA.functions[fn],
     status: after ? (before ? "kept" : "new") : "dropped",
   }));
   for (const row of rows) {
@@ -16,13 +16,18 @@
     { title: "Now", key: "after", number: true, cell: (r) => size(r.after) },
     { title: "Why", key: "why", cell: (r) => element("td", { class: r.after ? "why" : "why dropped" }, r.why) },
   ];
+  const largestFirst = { column: columns[3], descending: true };
+  if (DATA.functions.length > 1) {
+    columns.unshift({ title: "Function", key: "function",
+      cell: (r) => element("td", { class: "name" }, ...breakable(r.function)) });
+  }
   const search = document.getElementById("tensor-search");
   const status = document.getElementById("tensor-status");
   const which = document.getElementById("tensor-function");
   const body = document.querySelector("#tensor-table tbody");
   const head = document.querySelector("#tensor-table thead tr");
   const more = document.getElementById("tensor-more");
-  let sorted = { column: columns[3], descending: true };
+  let sorted = largestFirst;
   let limit = FIRST_ROWS;
 
   function size(bytes) {
