@@ -33,7 +33,7 @@ class Lifetimes:
     peak_bytes: int
     live_at_peak: tuple[Value, ...]
     timeline: tuple[int, ...]
-    steps: tuple[Step, ...]
+    steps: tuple[Step, ...] = dataclasses.field(compare=False)
 
     @property
     def nodes(self) -> int:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import pathlib
-import sys
-
 import pytest
-import tensorflow as tf
+from reports import (
+    NASTY,
+    derivative_report,
+    large_report,
+    nasty_report,
+    saved_model_report,
+    step_report,
+)
 
-sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "report"))
-from reports import NASTY, large_report, nasty_report, saved_model_report, step_report
+expect = pytest.importorskip("playwright.sync_api", reason="needs playwright").expect
 
 
 @pytest.fixture
@@ -76,14 +79,14 @@ def test_search_and_status_narrow_the_table(opened):
     page, _ = opened(report)
     everything = count(page)
     page.fill("#tensor-search", "layer_2")
-    page.wait_for_function("document.querySelectorAll('#tensor-table tbody tr').length < 7")
+    expect(page.locator("#tensor-count")).not_to_contain_text(f"{everything} of")
     layers = column(page, "Layer")
     assert 0 < len(layers) == count(page) < everything
     assert all("layer_2" in layer.replace("\n", "") for layer in layers)
     page.select_option("#tensor-status", "dropped")
     assert set(column(page, "Now")) == {"–"}
     page.fill("#tensor-search", "nothing is called this")
-    page.wait_for_function("document.querySelectorAll('#tensor-table tbody tr').length === 0")
+    expect(page.locator("#tensor-table tbody tr")).to_have_count(0)
     assert count(page) == 0
 
 
@@ -106,7 +109,7 @@ def test_a_chain_opens_with_formula_reason_and_graph(opened):
 
 
 def test_a_graph_has_no_boxes_on_top_of_each_other(opened):
-    page, _ = opened(step_report(activation=tf.nn.gelu, strategy="forward_ad"))
+    page, _ = opened(derivative_report())
     page.locator("#chain-list summary").first.click()
     boxes = [r.bounding_box() for r in page.locator(".graph rect").all()]
     assert len(boxes) > 4
@@ -140,7 +143,7 @@ def test_long_lists_are_shown_in_part(opened):
     chains = page.locator("#chain-list details")
     assert chains.count() == 60
     page.fill("#chain-search", "block_7/")
-    page.wait_for_function("document.querySelectorAll('#chain-list details').length === 1")
+    expect(chains).to_have_count(1)
 
 
 def test_functions_of_a_saved_model_can_be_chosen(opened):

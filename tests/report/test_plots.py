@@ -26,6 +26,7 @@ def texts(figure) -> list[str]:
 
 def inside(figure) -> bool:
     """Whether all that is drawn lies inside the figure."""
+    figure.draw_without_rendering()
     box = figure.get_tightbbox()
     width, height = figure.get_size_inches()
     return box.x0 > -0.02 and box.x1 < width + 0.02 and box.y0 > -0.02 and box.y1 < height + 0.02

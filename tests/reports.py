@@ -15,8 +15,8 @@ OPTIONS = nfad.Options(fuse="ops", min_bytes=256, on_error="raise")
 NASTY = "</script><img src=x onerror=alert(1)>&'\""
 
 
-def step_report(depth: int = 4, activation: Any = mish, **options: Any) -> Report:
-    """A report on `depth` layers of mish, 32 wide."""
+def step_report(depth: int = 4, activation: Any = mish, width: int = 32, **options: Any) -> Report:
+    """A report on `depth` layers of that activation."""
 
     def step(x, w):
         with tf.GradientTape() as tape:
@@ -28,8 +28,13 @@ def step_report(depth: int = 4, activation: Any = mish, **options: Any) -> Repor
             loss = tf.reduce_sum(y)
         return loss, tape.gradient(loss, w)
 
-    specs = tf.TensorSpec([32, 32]), tf.TensorSpec([32, 32])
+    specs = tf.TensorSpec([width, width]), tf.TensorSpec([width, width])
     return nfad.explain(step, *specs, options=OPTIONS.replace(**options))
+
+
+def derivative_report() -> Report:
+    """A report on layers of which derivatives are kept, each of 256 KiB."""
+    return step_report(activation=tf.nn.gelu, width=256, strategy="forward_ad", fuse="xla")
 
 
 def saved_model_report(*functions: Report) -> Report:
