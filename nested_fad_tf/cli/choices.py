@@ -108,11 +108,18 @@ def plot_folder(flag: str, path: str | None) -> pathlib.Path | None:
     """
     if path is None:
         return None
-    if importlib.util.find_spec("matplotlib") is None:
+    if not _installed("matplotlib"):
         raise UsageError(
             f"--{flag} needs matplotlib, which isn't installed: pip install 'nested-fad-tf[plots]'"
         )
     return folder(flag, path)
+
+
+def _installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ValueError:  # it can't be imported, and is marked so
+        return False
 
 
 def folder(flag: str, path: str) -> pathlib.Path:

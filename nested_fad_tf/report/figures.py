@@ -24,6 +24,8 @@ Path = str | os.PathLike[str]
 # Okabe and Ito's colours, which colour-blind readers tell apart.
 BEFORE, AFTER = "#E69F00", "#0072B2"
 SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+# 800 pixels wide: what most pages show.
+_DPI = 100
 SHADE, GUIDE = "#F0F0F0", "#BBBBBB"
 # Same input, same file: no random ids, no date; and the text stays text.
 _STYLE: Any = {
@@ -56,7 +58,7 @@ def save(figure: Figure, folder: Path, name: str) -> tuple[pathlib.Path, pathlib
     contents = {ending: io.BytesIO() for ending in ("svg", "png")}
     with look():
         figure.savefig(contents["svg"], format="svg", metadata={"Date": None})
-        figure.savefig(contents["png"], format="png", dpi=150)
+        figure.savefig(contents["png"], format="png", dpi=_DPI)
     target.mkdir(parents=True, exist_ok=True)
     for ending, content in contents.items():
         files.write(target / f"{name}.{ending}", content.getvalue())

@@ -23,7 +23,7 @@ from nested_fad_tf.report.units import ratio, readable, unit_of
 
 __all__ = ["kept", "measured", "memory", "pareto", "save"]
 
-_MOST_LAYERS = 24
+_FEW_LAYERS, _MOST_LAYERS = 16, 24
 _NAMED = 5
 _LONGEST_NAME = 46
 
@@ -120,7 +120,7 @@ def kept(report: Report) -> Figure:
     if not items:
         raise ValueError(f"{report.function_name} keeps nothing for a backward pass")
     groups = layers.grouped(
-        items, lambda item: item[1].layer, lambda item: item[1].bytes, _MOST_LAYERS
+        items, lambda item: item[1].layer, lambda item: item[1].bytes, few=_FEW_LAYERS
     )
     sums = [(name, _sum(group, 0), _sum(group, 1)) for name, group in groups.items()]
     sums = _largest(sums)
@@ -226,10 +226,11 @@ def _list_live(axes: Axes, left: float, title: str, timeline: Timeline, color: s
     if rest:
         size, count = sum(live.bytes for live in rest), sum(live.count for live in rest)
         rows.append((readable(size), f"{count} others"))
-    sizes, names = ("\n".join(column) for column in zip(*rows, strict=True))
     look: Any = {"va": "top", "fontsize": 8, "transform": axes.transAxes}
-    axes.text(left + 0.068, 0.82, sizes, ha="right", multialignment="right", **look)
-    axes.text(left + 0.078, 0.82, names, **look)
+    for row, (size_text, name) in enumerate(rows):
+        height = 0.82 - 0.14 * row
+        axes.text(left + 0.068, height, size_text, ha="right", **look)
+        axes.text(left + 0.078, height, name, **look)
 
 
 def _end(name: str) -> str:
