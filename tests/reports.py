@@ -15,8 +15,15 @@ OPTIONS = nfad.Options(fuse="ops", min_bytes=256, on_error="raise")
 NASTY = "</script><img src=x onerror=alert(1)>&'\""
 
 
-def step_report(depth: int = 4, activation: Any = mish, width: int = 32, **options: Any) -> Report:
-    """A report on `depth` layers of that activation."""
+def step_report(
+    depth: int = 4,
+    activation: Any = mish,
+    shape: tuple[int, int] = (32, 32),
+    loss_of: Any = tf.reduce_sum,
+    **options: Any,
+) -> Report:
+    """A report on `depth` layers of that activation, on tensors of that shape."""
+    rows, width = shape
 
     def step(x, w):
         with tf.GradientTape() as tape:
@@ -25,16 +32,22 @@ def step_report(depth: int = 4, activation: Any = mish, width: int = 32, **optio
             for i in range(depth):
                 with tf.name_scope(f"block/layer_{i}"):
                     y = activation(y @ w)
-            loss = tf.reduce_sum(y)
+            loss = loss_of(y)
         return loss, tape.gradient(loss, w)
 
-    specs = tf.TensorSpec([width, width]), tf.TensorSpec([width, width])
+    specs = tf.TensorSpec([rows, width]), tf.TensorSpec([width, width])
     return nfad.explain(step, *specs, options=OPTIONS.replace(**options))
 
 
 def derivative_report() -> Report:
-    """A report on layers of which derivatives are kept, each of 256 KiB."""
-    return step_report(activation=tf.nn.gelu, width=256, strategy="forward_ad", fuse="xla")
+    """A report on layers of which derivatives are kept, each of 512 KiB."""
+    return step_report(
+        activation=tf.nn.gelu,
+        shape=(512, 256),
+        loss_of=lambda y: tf.reduce_sum(y * y),
+        strategy="forward_ad",
+        fuse="xla",
+    )
 
 
 def saved_model_report(*functions: Report) -> Report:
