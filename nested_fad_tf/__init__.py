@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from nested_fad_tf.functions import Function, Session, explain, function, rewrite, rewriting
     from nested_fad_tf.integrations import keras, saved_model
     from nested_fad_tf.options import Options
+    from nested_fad_tf.report import plots
     from nested_fad_tf.report.memory import Measurement, measure
     from nested_fad_tf.report.summary import Kept, Report
 
@@ -49,6 +50,7 @@ __all__ = [
     "function",
     "keras",
     "measure",
+    "plots",
     "rewrite",
     "rewriting",
     "saved_model",
@@ -79,6 +81,7 @@ _HOMES = {
 # Public modules, and where they are.
 _MODULES = {
     "keras": "integrations.keras",
+    "plots": "report.plots",
     "saved_model": "integrations.saved_model",
     "testing": "testing",
 }

@@ -15,7 +15,8 @@ from nested_fad_tf import pipeline, verification
 from nested_fad_tf.errors import OptionsError
 from nested_fad_tf.graph import tracing, versions
 from nested_fad_tf.options import Options
-from nested_fad_tf.report.summary import Report, unchanged
+from nested_fad_tf.report.building import unchanged
+from nested_fad_tf.report.summary import Report
 
 
 class Function:

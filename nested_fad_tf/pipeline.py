@@ -24,7 +24,7 @@ from nested_fad_tf.plan.candidates import find_candidates
 from nested_fad_tf.plan.outside import plan_outside
 from nested_fad_tf.plan.plan import Plan
 from nested_fad_tf.plan.strategies import STRATEGIES
-from nested_fad_tf.report import summary
+from nested_fad_tf.report import building
 from nested_fad_tf.report.summary import Report
 
 _NO_GRADIENT = (
@@ -93,19 +93,19 @@ def _rewrite(
             _inliner.rewritten(graph)
         reason = "" if outside.residuals else _NO_GRADIENT
         seconds = time.perf_counter() - start
-        return summary.from_outside_plan(view, outside, options.strategy, reason, seconds)
+        return building.from_outside_plan(view, outside, options.strategy, reason, seconds)
     simplified = simplify(view)
     plan = make_plan(view, roles, options)
     if apply and plan.rewrite:
         edit.redirect(simplified)
         edit.apply(graph, view, plan.rewrite, compiled=options.fuse != "ops")
         _inliner.rewritten(graph)
-    return summary.from_plan(view, plan, roles.seeds, time.perf_counter() - start)
+    return building.from_plan(view, plan, roles, time.perf_counter() - start)
 
 
 def _unchanged(graph: Any, reason: str, options: Options, start: float) -> Report:
     seconds, nodes = time.perf_counter() - start, len(graph.get_operations())
-    return summary.unchanged(graph.name, reason, options.strategy, nodes, seconds)
+    return building.unchanged(graph.name, reason, options.strategy, nodes, seconds)
 
 
 @contextlib.contextmanager

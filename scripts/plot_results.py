@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Draws docs/images/peak.svg: the memory peak of a training step, plain and rewritten.
 
-    pip install -e .[docs]
+    pip install -e .[plots]
     scripts/plot_results.py                       docs/results/*.json -> docs/images/peak.svg
     scripts/plot_results.py a.json b.json --out peak.png
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 from rich.console import Console
 
 from nested_fad_tf.bench import agreement, catalog, fit, models, runner, variants
-from nested_fad_tf.report import json_file
+from nested_fad_tf.report import files
 
 # Column title -> text of the cell, by kind of row.
 _Column = tuple[str, Callable[[Any], str]]
@@ -126,7 +126,7 @@ def _write(path: pathlib.Path, results: dict[str, list[dict[str, Any]]]) -> None
         "gpus": [device.name for device in tf.config.list_physical_devices("GPU")],
         "results": results,
     }
-    json_file.write(path, content)
+    files.write_json(path, content)
 
 
 def _mib(size: int | None) -> str:

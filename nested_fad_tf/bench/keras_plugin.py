@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import nested_fad_tf as nfad
-from nested_fad_tf.report import json_file
+from nested_fad_tf.report import files
 
 CHANGED = "changed"
 UNLOADED = "unloaded"
@@ -55,7 +55,7 @@ class Recorder:
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Writes the file."""
         path = pathlib.Path(session.config.getoption("outcomes"))
-        json_file.write(path, {"outcomes": self.outcomes, "reports": self.reports})
+        files.write_json(path, {"outcomes": self.outcomes, "reports": self.reports})
 
 
 def _outcome(report: Any) -> str:

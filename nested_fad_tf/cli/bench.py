@@ -9,7 +9,7 @@ from absl import flags
 
 from nested_fad_tf.bench import catalog
 from nested_fad_tf.cli import choices, quiet
-from nested_fad_tf.cli.command import Command
+from nested_fad_tf.cli.command import Command, UsageError
 from nested_fad_tf.options import Fuse, Strategy
 
 _STRATEGIES = get_args(Strategy)
@@ -52,6 +52,12 @@ def _define_flags(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_string("json", None, "File to write the results to.", flag_values=values)
+    flags.DEFINE_string(
+        "plot",
+        None,
+        "Folder to draw memory against time to, as SVG and PNG; needs --what=memory,time.",
+        flag_values=values,
+    )
 
 
 def _run(values: Mapping[str, Any]) -> None:
@@ -61,11 +67,14 @@ def _run(values: Mapping[str, Any]) -> None:
     dtypes = _several("dtypes", values["dtypes"], catalog.DTYPES)
     fuse = choices.one_of("fuse", values["fuse"], _FUSE)
     json_path = choices.writable("json", values["json"])
+    plot_folder = choices.plot_folder("plot", values["plot"])
+    if plot_folder and not {"memory", "time"} <= set(what):
+        raise UsageError("--plot draws memory against time: it needs --what=memory,time")
     quiet.start_tensorflow()
     # Only now: this imports TensorFlow and Keras.
     from nested_fad_tf.bench import command, variants
 
-    command.run_bench(
+    results = command.run_bench(
         models=models,
         strategies=strategies,
         how=variants.How(fuse, values["jit_compile"]),
@@ -73,6 +82,11 @@ def _run(values: Mapping[str, Any]) -> None:
         what=what,
         dtypes=dtypes,
     )
+    if plot_folder:
+        from nested_fad_tf.report import plots
+
+        drawn = plots.save(plots.pareto({"results": results}), plot_folder, "pareto")
+        print("\n".join(map(str, drawn)))
 
 
 def _several(flag: str, chosen: list[str], known: tuple[str, ...]) -> list[str]:
@@ -92,7 +106,7 @@ COMMAND = Command(
     define_flags=_define_flags,
     run=_run,
     examples=(
-        "bench --models=mish_mlp --strategies=auto,recompute --json=bench.json",
+        "bench --models=mish_mlp --strategies=auto,recompute --json=bench.json --plot=figures",
         "bench --models=bert --what=gradients,losses --dtypes=all",
     ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import pathlib
 from collections.abc import Iterable
 
@@ -90,8 +91,50 @@ def log_folder(flag: str, path: str | None) -> pathlib.Path:
     """
     if path is None:
         raise UsageError(f"--{flag} is missing")
-    folder = local(path)
-    existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    return folder(flag, path)
+
+
+def plot_folder(flag: str, path: str | None) -> pathlib.Path | None:
+    """Returns the path of a folder for figures.
+
+    Args:
+        flag: The flag's name, for the message.
+        path: What the user gave, or None.
+
+    Raises:
+        UsageError: If it can't be a folder, or nothing can be drawn here. Better now than at the
+            end.
+        SavedModelError: If it is an address.
+    """
+    if path is None:
+        return None
+    if not _installed("matplotlib"):
+        raise UsageError(
+            f"--{flag} needs matplotlib, which isn't installed: pip install 'nested-fad-tf[plots]'"
+        )
+    return folder(flag, path)
+
+
+def _installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ValueError:  # it can't be imported, and is marked so
+        return False
+
+
+def folder(flag: str, path: str) -> pathlib.Path:
+    """Returns the path of a folder that need not exist yet.
+
+    Args:
+        flag: The flag's name, for the message.
+        path: What the user gave.
+
+    Raises:
+        UsageError: If it can't be a folder.
+        SavedModelError: If it is an address.
+    """
+    chosen = local(path)
+    existing = next(p for p in (chosen.absolute(), *chosen.absolute().parents) if p.exists())
     if not existing.is_dir():
         raise UsageError(f"--{flag}={path}: {existing} is a file")
-    return folder
+    return chosen

@@ -18,6 +18,7 @@ def _define_flags(values: flags.FlagValues) -> None:
         "detailed", False, "List every function and every kept tensor.", flag_values=values
     )
     saved_models.define_json(values)
+    saved_models.define_html_and_plot(values)
 
 
 def _run(values: Mapping[str, Any]) -> None:
@@ -25,6 +26,8 @@ def _run(values: Mapping[str, Any]) -> None:
     options = choices.options(values["preset"]).replace(fuse="ops")
     signatures = saved_models.signatures(values["signature"])
     json_path = choices.writable("json", values["json"])
+    html_path = choices.writable("html", values["html"])
+    plot_folder = choices.plot_folder("plot", values["plot"])
     status = quiet.start_tensorflow_visibly()
     # Only now: this imports TensorFlow.
     from nested_fad_tf.integrations import saved_model
@@ -33,6 +36,8 @@ def _run(values: Mapping[str, Any]) -> None:
         report = saved_model.inspect(source, options, signatures, progress=progress)
     saved_models.show(report, options, applied=False, detailed=values["detailed"])
     saved_models.write_json(json_path, report)
+    saved_models.write_html(html_path, report)
+    saved_models.write_plots(plot_folder, report)
 
 
 COMMAND = Command(
@@ -49,6 +54,7 @@ COMMAND = Command(
         "inspect model",
         "inspect model --signature=serving_default --detailed",
         "inspect model --preset=low_memory --json=report.json",
+        "inspect model --html=report.html --plot=figures",
     ),
     positionals=(Positional("SAVED_MODEL", "The folder of a SavedModel."),),
 )

@@ -12,7 +12,7 @@ from absl import flags
 from rich import box, console, markup, progress, table
 
 from nested_fad_tf.options import Options, preset_names
-from nested_fad_tf.report import json_file, tables
+from nested_fad_tf.report import files, tables
 
 if TYPE_CHECKING:
     from nested_fad_tf.report.summary import Report
@@ -58,6 +58,24 @@ def define_json(values: flags.FlagValues) -> None:
         values: The command's flags.
     """
     flags.DEFINE_string("json", None, "File to write the report to.", flag_values=values)
+
+
+def define_html_and_plot(values: flags.FlagValues) -> None:
+    """Adds --html and --plot.
+
+    Args:
+        values: The command's flags.
+    """
+    flags.DEFINE_string(
+        "html", None, "File to write the report to as a page for the browser.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "plot",
+        None,
+        "Folder to draw to, as SVG and PNG: memory over a step, if a function has one, and what is"
+        " kept by layer.",
+        flag_values=values,
+    )
 
 
 def signatures(given: list[str] | None) -> list[str] | None:
@@ -143,8 +161,32 @@ def write_json(path: pathlib.Path | None, report: Report) -> None:
         report: The report.
     """
     if path is not None:
-        json_file.write(path, report.to_dict())
+        files.write_json(path, report.to_dict())
         print(f"the report is in {path}")
+
+
+def write_html(path: pathlib.Path | None, report: Report) -> None:
+    """Writes a report as a page where --html asks for it, and says so.
+
+    Args:
+        path: The file; `None` if it wasn't asked for.
+        report: A report on a SavedModel that was looked at.
+    """
+    if path is not None:
+        report.to_html(path, applied=False)
+        print(f"the page is {path}")
+
+
+def write_plots(folder: pathlib.Path | None, report: Report) -> None:
+    """Draws a report where --plot asks for it, and says what was drawn.
+
+    Args:
+        folder: Where to; `None` if it wasn't asked for.
+        report: The report.
+    """
+    if folder is not None:
+        drawn = report.plot(folder)
+        print("\n".join(map(str, drawn)) or "nothing is kept, so nothing was drawn")
 
 
 def _rich(content: tables.Table) -> table.Table:

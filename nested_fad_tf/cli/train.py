@@ -35,6 +35,13 @@ def _define_flags(values: flags.FlagValues) -> None:
         lower_bound=1, flag_values=values,
     )  # fmt: skip
     flags.DEFINE_string("json", None, "File to write all results to.", flag_values=values)
+    flags.DEFINE_string(
+        "plot",
+        None,
+        "Folder to draw to, as SVG and PNG: memory over a step, simulated and measured, and what is"
+        " kept by layer.",
+        flag_values=values,
+    )
 
 
 def _run(values: Mapping[str, Any]) -> None:
@@ -42,6 +49,7 @@ def _run(values: Mapping[str, Any]) -> None:
     model = choices.one_of("model", values["model"], registry.SUMMARIES)
     options = choices.options(preset)
     json_path = choices.writable("json", values["json"])
+    plot_folder = choices.plot_folder("plot", values["plot"])
     status = quiet.start_tensorflow_visibly()
     # Only now: these import TensorFlow and Keras.
     from nested_fad_tf.cli import train_output
@@ -64,6 +72,8 @@ def _run(values: Mapping[str, Any]) -> None:
         settings = {"model": model, "steps": steps, "batch_size": batch_size}
         train_output.write_json(json_path, comparison, settings, options)
         print(f"results are in {json_path}")
+    if plot_folder:
+        print("\n".join(map(str, train_output.draw(plot_folder, comparison))))
 
 
 def _train(comparison: Comparison, steps: int, status: console.Console) -> None:
@@ -111,6 +121,6 @@ COMMAND = Command(
     examples=(
         "train",
         "train --model=gpt --preset=low_memory",
-        "train --steps=10 --json=results.json",
+        "train --steps=10 --json=results.json --plot=figures",
     ),
 )

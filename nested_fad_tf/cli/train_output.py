@@ -10,7 +10,7 @@ from rich import box, console, markup, table
 
 from nested_fad_tf.examples.comparison import Comparison, Version
 from nested_fad_tf.options import Options
-from nested_fad_tf.report import json_file
+from nested_fad_tf.report import files
 
 _MIB = 2**20
 _KEPT_ROWS = 8
@@ -47,7 +47,27 @@ def write_json(
         settings: What was trained and how long.
         options: How it was rewritten.
     """
-    json_file.write(path, _results(comparison, settings, options))
+    files.write_json(path, _results(comparison, settings, options))
+
+
+def draw(folder: pathlib.Path, comparison: Comparison) -> list[pathlib.Path]:
+    """Draws memory over a step, and what is kept by layer.
+
+    Args:
+        folder: Where to; made if it isn't there.
+        comparison: A comparison after training and measuring.
+
+    Returns:
+        The files.
+    """
+    # Only here: matplotlib is an extra.
+    from nested_fad_tf.report import plots
+
+    drawn: list[pathlib.Path] = comparison.report.plot(folder)
+    plain, rewritten = (version.memory for version in comparison.versions)
+    if plain and rewritten and plain.timeline and rewritten.timeline:
+        drawn += plots.save(plots.measured(plain, rewritten), folder, "measured")
+    return drawn
 
 
 def _results(comparison: Comparison, settings: dict[str, Any], options: Options) -> dict[str, Any]:

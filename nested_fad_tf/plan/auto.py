@@ -8,6 +8,7 @@ again.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping
 
 from nested_fad_tf.graph.view import Value
@@ -158,5 +159,7 @@ def _decide(chain: Chain, cut: Cut) -> Decision:
     again = sum(node.id in cut.recomputed for node in chain.nodes)
     if not again:
         return Decision(chain, "keep", kept, "keeping costs no more than recomputing")
-    source = "its inputs" if not kept else ", ".join(v.node.op_type for v in kept)
+    counts = Counter(v.node.op_type for v in kept)
+    sources = [op_type if n == 1 else f"{n} {op_type}" for op_type, n in counts.items()]
+    source = ", ".join(sources) or "its inputs"
     return Decision(chain, "recompute", kept, f"{again} ops recomputed from {source}")

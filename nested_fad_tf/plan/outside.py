@@ -43,19 +43,34 @@ class Residual:
         cone: The cone.
         derivatives: The derivative for each of the cone's active inputs.
         kept: Expressions that are kept; leaves are values of the graph.
-        values: Those of them that the graph computes anyway, as values.
-        bytes_before: What TensorFlow keeps for this cone alone.
-        bytes_after: What is kept for it now.
+        computed: The values that the graph computes anyway, by expression.
+        today: What TensorFlow keeps for this cone alone.
+        sizes: What keeping each expression takes beyond what is kept anyway, in bytes.
         compiled: Whether compiled functions compute the cone's result and its gradient.
     """
 
     cone: Cone
     derivatives: tuple[Expr, ...]
     kept: tuple[Expr, ...]
-    values: tuple[Value, ...]
-    bytes_before: int
-    bytes_after: int
+    computed: Mapping[Expr, Value]
+    today: tuple[Value, ...]
+    sizes: tuple[int, ...]
     compiled: bool
+
+    @property
+    def bytes_before(self) -> int:
+        """The bytes that TensorFlow keeps for this cone alone."""
+        return sum(v.nbytes for v in self.today)
+
+    @property
+    def values(self) -> tuple[Value, ...]:
+        """Those of the kept expressions that the graph computes anyway, as values."""
+        return tuple(self.computed[expr] for expr in self.kept if expr in self.computed)
+
+    @property
+    def bytes_after(self) -> int:
+        """The bytes that are kept for it now."""
+        return sum(self.sizes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,12 +79,12 @@ class OutsidePlan:
 
     Attributes:
         residuals: One for every cone that gets a gradient of its own.
-        left_alone: Cones that keep what TensorFlow keeps, with the bytes of that.
+        left_alone: Cones that keep what TensorFlow keeps, with that.
         kept_anyway: Buffers that gradients of other ops read.
     """
 
     residuals: tuple[Residual, ...]
-    left_alone: tuple[tuple[Cone, int], ...]
+    left_alone: tuple[tuple[Cone, tuple[Value, ...]], ...]
     kept_anyway: tuple[Value, ...]
 
 
@@ -93,7 +108,7 @@ def plan_outside(view: GraphView, options: Options) -> OutsidePlan:
     residuals, left_alone = [], []
     for cone in cones:
         today = {v.id: v for node in cone.nodes for v in _reads(view, node, free)}
-        before = sum(v.nbytes for id, v in today.items() if id not in kept)
+        before = tuple(v for id, v in today.items() if id not in kept)
         residual = _residual(cone, free | kept.keys(), before, options) if before else None
         if residual is None:
             left_alone.append((cone, before))
@@ -132,7 +147,9 @@ def _reads(view: GraphView, node: Node, free: set[int]) -> list[Value]:
     return [v for v in roots.values() if v.id not in free]
 
 
-def _residual(cone: Cone, free: set[int], before: int, options: Options) -> Residual | None:
+def _residual(
+    cone: Cone, free: set[int], before: tuple[Value, ...], options: Options
+) -> Residual | None:
     """The least that a cone's gradient can be computed from, if that is less than today's."""
     try:
         derivatives = tuple(derivative(cone.expr, v) for v in cone.active)
@@ -142,12 +159,11 @@ def _residual(cone: Cone, free: set[int], before: int, options: Options) -> Resi
     computed |= {cone.exprs[n.outputs[0].id]: n.outputs[0] for n in cone.nodes}
     pricing = _Pricing(cone, computed, free, options)
     kept = pricing.cut(derivatives)
-    after = sum(pricing.bytes_of(expr) for expr in kept)
-    if after >= before:
+    sizes = tuple(map(pricing.bytes_of, kept))
+    if sum(sizes) >= sum(v.nbytes for v in before):
         return None
-    values = tuple(computed[expr] for expr in kept if expr in computed)
     compiled = _compiles(cone, derivatives, options) and pricing.fused((cone.expr, *derivatives))
-    return Residual(cone, derivatives, kept, values, before, after, compiled)
+    return Residual(cone, derivatives, kept, computed, before, sizes, compiled)
 
 
 def _compiles(cone: Cone, derivatives: tuple[Expr, ...], options: Options) -> bool:

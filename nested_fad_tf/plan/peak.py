@@ -26,14 +26,19 @@ class Lifetimes:
     Attributes:
         peak_bytes: Highest sum of live bytes, above what lived before the step.
         live_at_peak: Buffers alive then, largest first.
-        timeline: Live bytes after each step.
-        nodes: How many steps ran.
+        timeline: Live bytes while each step runs, what it reads and writes included.
+        steps: The steps in the order in which they ran.
     """
 
     peak_bytes: int
     live_at_peak: tuple[Value, ...]
     timeline: tuple[int, ...]
-    nodes: int
+    steps: tuple[Step, ...] = dataclasses.field(compare=False)
+
+    @property
+    def nodes(self) -> int:
+        """How many steps ran."""
+        return len(self.steps)
 
 
 def simulate(view: GraphView, rewrite: Rewrite | None = None) -> Lifetimes:
@@ -72,7 +77,7 @@ def run(schedule: Schedule) -> Lifetimes:
     state = _Run(order, {v.storage.id for v in view.outputs})
     for index, step in enumerate(order):
         state.execute(index, step)
-    return Lifetimes(state.peak, state.live_at_peak(), tuple(state.timeline), len(order))
+    return Lifetimes(state.peak, state.live_at_peak(), tuple(state.timeline), tuple(order))
 
 
 class _Run:
@@ -103,6 +108,7 @@ class _Run:
                     self._total += value.nbytes
         if self._total > self.peak:
             self.peak, self._peak_index = self._total, index
+        self.timeline.append(self._total)
         for value in step.inputs:
             root = value.storage.id
             self._reads[root] -= 1
@@ -111,7 +117,6 @@ class _Run:
         for value in step.outputs:
             if not self._reads.get(value.id):
                 self._free(value.id, index)
-        self.timeline.append(self._total)
 
     def _take_over(self, index: int, step: Step, out: Value) -> Value | None:
         """The output, if it gets the buffer of an input nobody else will read."""

@@ -55,6 +55,12 @@ class Measurement:
     unknown_frees: int = 0
     peak_range: tuple[int, int] = (0, 0)
 
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        from nested_fad_tf.report import notebook
+
+        return notebook.measurement_html(self)
+
 
 def measure(fn: Callable[..., Any], *args: Any, runs: int = 5, **kwargs: Any) -> Measurement:
     """Measures a call's memory peak and time.

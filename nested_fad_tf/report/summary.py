@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from nested_fad_tf.graph.view import GraphView, Value
-from nested_fad_tf.ops.expr import Leaf
-from nested_fad_tf.plan.outside import OutsidePlan, Residual
-from nested_fad_tf.plan.plan import Decision, Keep, Plan
+from nested_fad_tf.report import files
+from nested_fad_tf.report.neighbours import Neighbour
+from nested_fad_tf.report.timeline import Timeline
 
 _WIDTH = 100
 _MIB = 2**20
-_READ_BY_OTHERS = "read by the gradient of an op that is no chain"
-_LEFT_ALONE = "nothing less would do for this chain's gradient"
-_RESIDUAL = "what this chain's gradient is computed from"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +50,8 @@ class ChainReport:
         bytes_before: What TensorFlow keeps of it.
         bytes_after: What is kept of it now.
         why: The reason.
+        formula: What it computes, as equations, and what their letters stand for.
+        neighbours: Its ops, and those beside it.
     """
 
     name: str
@@ -62,6 +60,8 @@ class ChainReport:
     bytes_before: int
     bytes_after: int
     why: str
+    formula: tuple[str, ...] = ()
+    neighbours: tuple[Neighbour, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +85,10 @@ class Report:
         nominal_size: What unknown dimensions were taken to be; `None` if there are none.
         gradient_seeds: Names of the tensors recognised as seeds of gradient computations.
         functions: For a SavedModel: the reports on its functions, whose sums this one holds.
+        kept_before: What plain TensorFlow keeps for the backward pass, largest first.
+        timeline_before: Simulated memory over one step of plain TensorFlow; `None` where there is
+            no backward pass to simulate.
+        timeline_after: The same as the function runs now.
     """
 
     function_name: str
@@ -103,6 +107,9 @@ class Report:
     nominal_size: int | None = None
     gradient_seeds: tuple[str, ...] = ()
     functions: tuple[Report, ...] = ()
+    kept_before: tuple[Kept, ...] = ()
+    timeline_before: Timeline | None = None
+    timeline_after: Timeline | None = None
 
     def summary(self, print_fn: Callable[[str], Any] = print, detailed: bool = False) -> None:
         """Prints the report, at most 100 columns wide.
@@ -145,6 +152,15 @@ class Report:
         ops = f"{self.nodes_before} -> {self.nodes_after}"
         return [*lines, f"  {ops} ops, rewritten in {self.seconds:.2f} s"]
 
+    def largest_step(self) -> Report | None:
+        """The report on the step that needs most memory: this one, or one of its functions.
+
+        Returns:
+            The report; `None` if no function has a backward pass that was simulated.
+        """
+        steps = [r for r in (self, *self.functions) if r.timeline_before is not None]
+        return max(steps, key=lambda r: r.predicted_peak_before, default=None)
+
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values.
 
@@ -159,8 +175,40 @@ class Report:
         Args:
             path: The file; it is overwritten.
         """
-        text = json.dumps(self.to_dict(), indent=2)
-        pathlib.Path(path).write_text(text + "\n", encoding="utf-8")
+        files.write_json(pathlib.Path(path), self.to_dict())
+
+    def to_html(self, path: str | os.PathLike[str], *, applied: bool = True) -> None:
+        """Writes the report as a page: one HTML file, which loads nothing else.
+
+        Args:
+            path: The file; it is overwritten.
+            applied: Whether the function was rewritten, rather than looked at.
+        """
+        from nested_fad_tf.report import page
+
+        files.write(pathlib.Path(path), page.page(self, applied=applied).encode())
+
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        from nested_fad_tf.report import notebook
+
+        return notebook.report_html(self)
+
+    def plot(self, folder: str | os.PathLike[str]) -> list[pathlib.Path]:
+        """Draws memory over one step, and what is kept by layer, as SVG and PNG.
+
+        Args:
+            folder: Where to; made if it isn't there.
+
+        Returns:
+            The files; none if nothing is kept.
+
+        Raises:
+            ImportError: If matplotlib isn't installed: it comes with the extra `plots`.
+        """
+        from nested_fad_tf.report import plots
+
+        return plots.save_report(self, folder)
 
 
 def _mib(nbytes: int) -> str:
@@ -187,170 +235,3 @@ def _kept_line(kept: Kept) -> str:
 def _chain_line(chain: ChainReport) -> str:
     figures = f"{_mib(chain.bytes_before):>8} -> {_mib(chain.bytes_after)} MiB"
     return _clip(f"    {figures:<25} {_tail(chain.name, 34):<34} {chain.action}: {chain.why}")
-
-
-def unchanged(name: str, reason: str, strategy: str, nodes: int, seconds: float) -> Report:
-    """A report on a function that was left as it was before anything was planned.
-
-    Args:
-        name: The function.
-        reason: Why.
-        strategy: The strategy asked for.
-        nodes: Ops in the graph.
-        seconds: Time spent finding out.
-
-    Returns:
-        The report.
-    """
-    return Report(
-        name, False, reason, strategy, nodes_before=nodes, nodes_after=nodes, seconds=seconds
-    )
-
-
-def from_plan(view: GraphView, plan: Plan, seeds: Sequence[Value], seconds: float) -> Report:
-    """A report on a plan.
-
-    Args:
-        view: The graph.
-        plan: What is done with it.
-        seeds: The gradient seeds that were found.
-        seconds: Time spent.
-
-    Returns:
-        The report.
-    """
-    unknown = any(v.shape is None or None in v.shape for v in view.values)
-    kept = sorted(map(_kept, plan.kept_after), key=lambda k: -k.bytes)
-    return Report(
-        function_name=view.name,
-        changed=bool(plan.rewrite),
-        reason=plan.reason,
-        strategy=plan.strategy,
-        chains=tuple(map(_chain, plan.decisions)),
-        kept=tuple(kept),
-        kept_bytes_before=sum(k.nbytes for k in plan.kept_before),
-        kept_bytes_after=sum(k.nbytes for k in plan.kept_after),
-        predicted_peak_before=plan.before.peak_bytes,
-        predicted_peak_after=plan.after.peak_bytes,
-        nodes_before=plan.before.nodes,
-        nodes_after=plan.after.nodes,
-        seconds=seconds,
-        nominal_size=view.nominal if unknown else None,
-        gradient_seeds=tuple(v.name for v in seeds),
-    )
-
-
-def from_outside_plan(
-    view: GraphView, plan: OutsidePlan, strategy: str, reason: str, seconds: float
-) -> Report:
-    """A report on a function that is differentiated from outside.
-
-    Args:
-        view: The graph.
-        plan: What is done with it.
-        strategy: The strategy asked for.
-        reason: Why nothing is done; empty if something is.
-        seconds: Time spent.
-
-    Returns:
-        The report. Peaks are 0: there is no backward pass yet to simulate.
-    """
-    anyway = [_kept_value(v, v.nbytes, _READ_BY_OTHERS) for v in plan.kept_anyway]
-    cones = [_kept_of(r) for r in plan.residuals if r.bytes_after]
-    alone = [_kept_value(c.output, size, _LEFT_ALONE) for c, size in plan.left_alone if size]
-    kept = sorted([*anyway, *cones, *alone], key=lambda k: -k.bytes)
-    after = sum(k.bytes for k in kept)
-    spared = sum(r.bytes_before - r.bytes_after for r in plan.residuals)
-    unknown = any(v.shape is None or None in v.shape for v in view.values)
-    return Report(
-        function_name=view.name,
-        changed=bool(plan.residuals),
-        reason=reason,
-        strategy=strategy,
-        chains=tuple(map(_cone, plan.residuals)),
-        kept=tuple(kept),
-        kept_bytes_before=after + spared,
-        kept_bytes_after=after,
-        nodes_before=len(view.nodes),
-        nodes_after=len(view.nodes),
-        seconds=seconds,
-        nominal_size=view.nominal if unknown else None,
-    )
-
-
-def combined(name: str, reports: Sequence[Report], strategy: str, seconds: float) -> Report:
-    """One report on several functions.
-
-    Args:
-        name: What holds them.
-        reports: The reports on each.
-        strategy: The strategy asked for.
-        seconds: Time spent.
-
-    Returns:
-        Their sums. Functions that call each other, or stand for each other, aren't told apart.
-    """
-    changed = any(r.changed for r in reports)
-    reasons = dict.fromkeys(r.reason for r in reports if r.reason)
-    nominal = [r.nominal_size for r in reports if r.nominal_size]
-    return Report(
-        function_name=name,
-        changed=changed,
-        reason="" if changed else "; ".join(reasons) or "it holds no functions",
-        strategy=strategy,
-        chains=tuple(c for r in reports for c in r.chains),
-        kept=tuple(sorted((k for r in reports for k in r.kept), key=lambda k: -k.bytes)),
-        kept_bytes_before=sum(r.kept_bytes_before for r in reports),
-        kept_bytes_after=sum(r.kept_bytes_after for r in reports),
-        nodes_before=sum(r.nodes_before for r in reports),
-        nodes_after=sum(r.nodes_after for r in reports),
-        seconds=seconds,
-        nominal_size=nominal[0] if nominal else None,
-        functions=tuple(reports),
-    )
-
-
-def _kept_of(residual: Residual) -> Kept:
-    forms = ", ".join(sorted({str(e) for e in residual.kept}))
-    return _kept_value(residual.cone.output, residual.bytes_after, f"{_RESIDUAL}: {forms}")
-
-
-def _cone(residual: Residual) -> ChainReport:
-    cone = residual.cone
-    new = [e for e in residual.kept if not isinstance(e, Leaf)]
-    return ChainReport(
-        name=cone.output.node.name,
-        ops=tuple(node.op_type for node in cone.nodes),
-        action="keep derivatives" if new else "recompute",
-        bytes_before=residual.bytes_before,
-        bytes_after=residual.bytes_after,
-        why=f"its gradient is computed from {len(residual.kept)} tensors",
-    )
-
-
-def _kept(keep: Keep) -> Kept:
-    return _kept_value(keep.value, keep.nbytes, keep.why)
-
-
-def _kept_value(value: Value, nbytes: int, why: str) -> Kept:
-    return Kept(
-        name=value.name,
-        layer=value.node.name.rpartition("/")[0],
-        op_type=value.node.op_type,
-        shape=value.shape,
-        dtype=value.dtype.name,
-        bytes=nbytes,
-        why=why,
-    )
-
-
-def _chain(decision: Decision) -> ChainReport:
-    chain = decision.chain
-    return ChainReport(
-        name=chain.name,
-        ops=tuple(node.op_type for node in chain.nodes),
-        action=decision.action,
-        bytes_before=sum(v.nbytes for v in chain.kept_today),
-        bytes_after=sum(v.nbytes for v in decision.kept),
-        why=decision.why,
-    )

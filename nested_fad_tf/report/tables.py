@@ -117,7 +117,7 @@ def kept(report: Report, *, applied: bool, detailed: bool = False) -> Table:
         Column("MiB", "number"),
         Column("why", "text"),
     )
-    rows = [(name, t.name, _type(t), _mib(t.bytes), t.why) for name, t in shown]
+    rows = [(name, t.name, type_of(t), _mib(t.bytes), t.why) for name, t in shown]
     if rest := found[len(shown) :]:
         size = _mib(sum(tensor.bytes for _, tensor in rest))
         rows.append((f"{len(rest)} smaller ones", "", "", size, ""))
@@ -180,7 +180,15 @@ def _escaped(text: str) -> str:
     return " ".join(text.split())
 
 
-def _type(tensor: Kept) -> str:
+def type_of(tensor: Kept) -> str:
+    """Formats dtype and shape, as in float32[128,?].
+
+    Args:
+        tensor: A tensor that is kept.
+
+    Returns:
+        The text.
+    """
     if tensor.shape is None:
         return f"{tensor.dtype}[...]"
     return f"{tensor.dtype}[{','.join('?' if d is None else str(d) for d in tensor.shape)}]"

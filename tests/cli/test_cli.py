@@ -64,7 +64,7 @@ def test_no_command_is_bad_usage(capsys):
 def test_help_of_train_lists_its_flags_and_models(capsys, flag):
     assert main.main(["nested-fad-tf", "train", flag]) == 0
     output = capsys.readouterr().out
-    for word in ("--model", "--preset", "--steps", "--batch_size", "--json", "--verbosity"):
+    for word in ("--model", "--preset", "--steps", "--batch_size", "--json", "--plot"):
         assert word in output
     for word in ("vit", "gpt", "mish_convnet", "efficientnetv2b0", "low_memory", "examples:"):
         assert word in output
@@ -73,7 +73,7 @@ def test_help_of_train_lists_its_flags_and_models(capsys, flag):
 def test_help_of_bench_lists_its_flags(capsys):
     assert main.main(["nested-fad-tf", "bench", "--help"]) == 0
     output = capsys.readouterr().out
-    for word in ("--models", "--strategies", "--fuse", "--what", "--dtypes", "--json"):
+    for word in ("--models", "--strategies", "--fuse", "--what", "--dtypes", "--json", "--plot"):
         assert word in output
     for word in ("mish_mlp", "forward_ad", "gradients", "losses", "float32"):
         assert word in output
@@ -105,6 +105,10 @@ def test_help_of_bench_lists_its_flags(capsys):
         (["compare", "a", f"--log_dir={__file__}/x"], "is a file"),
         (["inspect", "a", "--preset=papr"], "did you mean 'paper'"),
         (["inspect", "a", "--json=/no/such/folder/x.json"], "/no/such/folder does not exist"),
+        (["inspect", "a", "--html=/no/such/folder/x.html"], "/no/such/folder does not exist"),
+        (["inspect", "a", f"--plot={__file__}/x"], "is a file"),
+        (["train", f"--plot={__file__}"], "is a file"),
+        (["bench", "--plot=figures", "--what=time"], "--what=memory,time"),
     ],
 )
 def test_bad_usage_is_one_line_and_status_2(capsys, arguments, expected):
@@ -113,6 +117,13 @@ def test_bad_usage_is_one_line_and_status_2(capsys, arguments, expected):
     assert len(output.err.splitlines()) == 1
     assert expected in output.err
     assert not output.out
+
+
+@pytest.mark.parametrize("command", [["inspect", "a"], ["train"], ["bench"]])
+def test_plots_without_matplotlib_are_refused_at_once(capsys, monkeypatch, tmp_path, command):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main.main(["nested-fad-tf", *command, f"--plot={tmp_path}"]) == 2
+    assert "pip install 'nested-fad-tf[plots]'" in capsys.readouterr().err
 
 
 def test_bad_usage_ends_the_process_with_status_2():
@@ -142,7 +153,10 @@ def test_verbosity_shows_the_stack_of_an_error(capsys, tmp_path):
 def test_train_compares_both_versions_and_writes_json(tmp_path):
     pytest.importorskip("sklearn")
     path = tmp_path / "results.json"
-    done = _run("train", "--steps=3", "--batch_size=16", f"--json={path}", cwd=tmp_path)
+    figures = tmp_path / "figures"
+    done = _run(
+        "train", "--steps=3", "--batch_size=16", f"--json={path}", f"--plot={figures}", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     for text in ("peak memory, measured", "step time", "test accuracy after", "kept for the"):
         assert text in done.stdout
@@ -158,7 +172,10 @@ def test_train_compares_both_versions_and_writes_json(tmp_path):
     )
     assert results["report"]["function_name"]
     # The file is moved into place: nothing else is left beside it.
-    assert [entry.name for entry in tmp_path.iterdir()] == ["results.json"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["figures", "results.json"]
+    drawn = {entry.name for entry in figures.glob("*.png")}
+    assert drawn == {"kept.png", "measured.png", "memory.png"}
+    assert len(list(figures.iterdir())) == 6
 
 
 @pytest.mark.slow

@@ -146,6 +146,7 @@ def rewriting(model, tmp_path_factory):
     ("command", "words"),
     [
         ("inspect", ["inspect SAVED_MODEL [", "--signature", "--preset", "--json", "--detailed"]),
+        ("inspect", ["--html", "--plot", "SVG and PNG"]),
         ("rewrite", ["rewrite SAVED_MODEL OUT [", "--fuse", "--overwrite", "--signature"]),
         ("rewrite", ["isn't installed", "TensorFlow Serving", "XLA", "never changed"]),
         ("rewrite", ["fine-tuning", "Inference is unchanged"]),
@@ -203,6 +204,22 @@ def test_inspect_shows_what_is_kept_and_why(model, tmp_path):
     assert len(report["functions"]) == 7
     assert (report["kept_bytes_before"], report["kept_bytes_after"]) == (196608, 131072)
     assert _names(tmp_path) == ["report.json"]
+
+
+def test_inspect_writes_a_page_and_figures(model, tmp_path):
+    page, figures = tmp_path / "report.html", tmp_path / "new" / "figures"
+    done, nothing = _run_several(
+        ["inspect", model, _PRESET, f"--html={page}", f"--plot={figures}"],
+        ["inspect", model, "--signature=find", f"--plot={tmp_path / 'none'}"],
+    )
+    assert done[0] == nothing[0] == 0
+    assert f"the page is {page}" in done[1]
+    text = page.read_text(encoding="utf-8")
+    assert "can be rewritten" in text and "mul_6:0" in text
+    # No function holds a step, so there is nothing to draw over time.
+    assert _names(figures) == ["kept.png", "kept.svg"]
+    assert "nothing was drawn" in nothing[1]
+    assert _names(tmp_path) == ["new", "report.html"]
 
 
 def test_rewrite_writes_a_model_that_needs_less(rewriting):

@@ -8,8 +8,10 @@ import tensorflow as tf
 from traced import mish, numbers
 
 import nested_fad_tf as nfad
-from nested_fad_tf.report import summary
+from nested_fad_tf.report import building
+from nested_fad_tf.report.neighbours import Neighbour
 from nested_fad_tf.report.summary import ChainReport, Kept, Report
+from nested_fad_tf.report.timeline import Live, Timeline
 
 OPTIONS = nfad.Options(fuse="ops", min_bytes=256, on_error="raise")
 MIB = 2**20
@@ -126,23 +128,25 @@ def test_unknown_dimensions_are_noted():
     assert any("?x32" in line for line in lines_of(report))
 
 
+def again(value, kind):
+    """What `to_dict` made plain, as the report's own types."""
+    nested = {"chains": ChainReport, "neighbours": Neighbour, "live": Live}
+    nested |= dict.fromkeys(("kept", "kept_before"), Kept)
+    nested |= dict.fromkeys(("timeline_before", "timeline_after"), Timeline)
+    if isinstance(value, list):
+        return tuple(again(v, kind) for v in value)
+    if isinstance(value, dict):
+        return kind(**{k: again(v, nested.get(k)) for k, v in value.items()})
+    return value
+
+
 def test_json_round_trip(report, tmp_path):
     path = tmp_path / "report.json"
     report.to_json(path)
     read = json.loads(path.read_text(encoding="utf-8"))
     assert read == json.loads(json.dumps(report.to_dict()))
 
-    def with_tuples(values):
-        return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-
-    again = Report(
-        **{
-            **with_tuples(read),
-            "chains": tuple(ChainReport(**with_tuples(c)) for c in read["chains"]),
-            "kept": tuple(Kept(**with_tuples(k)) for k in read["kept"]),
-        }
-    )
-    assert again == report
+    assert again(read, Report) == report
     report.to_json(str(path))  # overwrites
     assert json.loads(path.read_text(encoding="utf-8")) == read
 
@@ -165,7 +169,7 @@ def test_a_function_left_alone_says_why():
 
 
 def test_unchanged_reports_have_no_figures():
-    report = summary.unchanged("f", "because", "recompute", 17, 0.5)
+    report = building.unchanged("f", "because", "recompute", 17, 0.5)
     assert lines_of(report) == ["f: left as it was (strategy recompute)", "  because"]
     assert (report.nodes_before, report.nodes_after, report.seconds) == (17, 17, 0.5)
 

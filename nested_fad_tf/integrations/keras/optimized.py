@@ -22,7 +22,8 @@ from nested_fad_tf.errors import OptionsError
 from nested_fad_tf.functions import Session, rewriting
 from nested_fad_tf.graph import versions
 from nested_fad_tf.options import Options
-from nested_fad_tf.report.summary import Report, unchanged
+from nested_fad_tf.report.building import unchanged
+from nested_fad_tf.report.summary import Report
 
 _PACKAGE, _NAME = "nested_fad_tf", "Optimized"
 _KEY = "nested_fad_tf"  # in a model's config

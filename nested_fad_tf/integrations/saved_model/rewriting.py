@@ -16,7 +16,8 @@ from nested_fad_tf.integrations.saved_model import files, gradients
 from nested_fad_tf.integrations.saved_model.library import Library
 from nested_fad_tf.integrations.saved_model.op_list import list_new_ops
 from nested_fad_tf.options import Options
-from nested_fad_tf.report.summary import Report, combined, unchanged
+from nested_fad_tf.report.building import combined, unchanged
+from nested_fad_tf.report.summary import Report
 
 # Compiled groups need XLA, which TensorFlow Serving need not have.
 DEFAULT_OPTIONS = Options(fuse="ops")

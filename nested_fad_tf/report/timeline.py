@@ -1,0 +1,166 @@
+"""Memory over one simulated step, small enough for a report."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+from nested_fad_tf.graph.roles import Roles
+from nested_fad_tf.graph.view import GraphView, Value
+from nested_fad_tf.plan.peak import Lifetimes
+from nested_fad_tf.plan.schedule import Step
+from nested_fad_tf.report import layers
+
+_POINTS = 400
+_LIVE = 8
+# What is named ought to be most of what is live; else it is named more coarsely.
+_LEAST_NAMED = 0.6
+# What a step is taken to move at least, so that ops on scalars have a place in time, too.
+_LEAST_MOVED = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Live:
+    """Buffers alike that are live when a step needs most.
+
+    Attributes:
+        name: What made them: the end of the op's name, without numbers.
+        count: How many there are.
+        bytes: What they take together.
+    """
+
+    name: str
+    count: int
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Timeline:
+    """Memory over one simulated step, above what lived before it.
+
+    Time is told by the bytes that ops read and write, as a part of all that the step moves.
+
+    Attributes:
+        points: Pairs (time, bytes live from then on); of a long step the highest in short spans.
+        backward_from: When the backward pass begins.
+        peak_at: When most is live.
+        peak_bytes: What is live then.
+        live: Of what that consists, the most bytes first; what is small is summed at the end.
+    """
+
+    points: tuple[tuple[float, int], ...]
+    backward_from: float
+    peak_at: float
+    peak_bytes: int
+    live: tuple[Live, ...]
+
+    def aligned(self, backward_from: float) -> tuple[tuple[float, int], ...]:
+        """The points with both passes stretched, so that two timelines can share an axis.
+
+        Args:
+            backward_from: When the backward pass is to begin.
+
+        Returns:
+            The points; the last one is the end of the step.
+        """
+        points = (*self.points, (1.0, self.points[-1][1] if self.points else 0))
+        return tuple((self.moved(time, backward_from), size) for time, size in points)
+
+    def moved(self, time: float, backward_from: float) -> float:
+        """Where a time lies once the backward pass begins elsewhere.
+
+        Args:
+            time: A time of this timeline.
+            backward_from: When the backward pass is to begin.
+
+        Returns:
+            The time to draw it at.
+        """
+        own = self.backward_from
+        if time < own:
+            return time / own * backward_from
+        return backward_from + (time - own) / ((1 - own) or 1) * (1 - backward_from)
+
+
+def timeline_of(view: GraphView, roles: Roles, lifetimes: Lifetimes) -> Timeline:
+    """Condenses a simulation.
+
+    Args:
+        view: The graph.
+        roles: Its roles.
+        lifetimes: What the simulation saw.
+
+    Returns:
+        The timeline.
+    """
+    starts, total = [], 0
+    for step in lifetimes.steps:
+        starts.append(total)
+        moved = sum(v.nbytes for v in step.inputs) + sum(v.nbytes for v in step.outputs)
+        total += max(_LEAST_MOVED, moved)
+    times = [start / total for start in starts]
+    peak = lifetimes.timeline.index(lifetimes.peak_bytes) if lifetimes.timeline else 0
+    return Timeline(
+        points=_thinned(times, lifetimes.timeline),
+        backward_from=_first(times, lifetimes.steps, view, roles),
+        peak_at=times[peak] if times else 0.0,
+        peak_bytes=lifetimes.peak_bytes,
+        live=_alike(lifetimes.live_at_peak),
+    )
+
+
+def _first(times: list[float], steps: Iterable[Step], view: GraphView, roles: Roles) -> float:
+    """When the first op combines a cotangent with something that the forward pass computed.
+
+    Seeds, and what is made of them alone, may come much earlier.
+    """
+    constant = ("Const", "Shape", "ReadVariableOp")
+    for time, step in zip(times, steps, strict=True):
+        nodes = step.group.nodes if step.group else (step.node,)
+        late = any(n.id < len(view.nodes) and roles.cotangent[n.id] for n in nodes)
+        if late and any(
+            v.storage.node.op_type not in constant
+            and v.storage.node.id < len(view.nodes)
+            and v.storage.id not in view.arguments
+            and not roles.cotangent[v.storage.node.id]
+            for v in step.inputs
+        ):
+            return time
+    return 1.0
+
+
+def _thinned(times: Sequence[float], sizes: Sequence[int]) -> tuple[tuple[float, int], ...]:
+    """The points, or the highest in each of many short spans where there are too many."""
+    if len(times) <= _POINTS:
+        return tuple((round(time, 6), size) for time, size in zip(times, sizes, strict=True))
+    highest: dict[int, int] = {}
+    last: dict[int, int] = {}
+    for time, size in zip(times, sizes, strict=True):
+        span = int(time * _POINTS)
+        highest[span] = max(size, highest.get(span, 0))
+        last[span] = size
+    points = []
+    for span in highest:
+        points.append((span / _POINTS, highest[span]))
+        if span + 1 not in highest and last[span] != highest[span]:
+            points.append(((span + 1) / _POINTS, last[span]))  # a step longer than a span
+    return tuple(points)
+
+
+def _alike(values: Sequence[Value]) -> tuple[Live, ...]:
+    """Sums up buffers whose ops differ in numbers only, as finely as few groups allow."""
+    total = sum(v.nbytes for v in values)
+    groups: list[Live] = []
+    for parts in (3, 2, 1):
+        found: dict[str, list[int]] = {}
+        for value in values:
+            found.setdefault(layers.kind_of(value.node.name, parts), []).append(value.nbytes)
+        groups = [Live(name, len(sizes), sum(sizes)) for name, sizes in found.items()]
+        groups.sort(key=lambda group: -group.bytes)
+        if sum(group.bytes for group in groups[:_LIVE]) >= _LEAST_NAMED * total:
+            break
+    rest = groups[_LIVE:]
+    if not rest:
+        return tuple(groups)
+    count, size = sum(g.count for g in rest), sum(g.bytes for g in rest)
+    return (*groups[:_LIVE], Live("smaller ones", count, size))
