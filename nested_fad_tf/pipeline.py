@@ -6,7 +6,7 @@ import contextlib
 import gc
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from absl import logging
@@ -33,9 +33,17 @@ _GRADIENT_OF_LOOP = (
 )
 _warned: set[str] = set()
 
+# Called with the view of a graph, and the plan if it holds a backward pass.
+Watch = Callable[[GraphView, Plan | None], None]
+
 
 def rewrite_graph(
-    graph: Any, options: Options, *, apply: bool = True, outlines: Outlines | None = None
+    graph: Any,
+    options: Options,
+    *,
+    apply: bool = True,
+    outlines: Outlines | None = None,
+    watch: Watch | None = None,
 ) -> Report:
     """Rewrites a traced function graph in place.
 
@@ -44,6 +52,8 @@ def rewrite_graph(
         options: What may be done.
         apply: Whether to change the graph; otherwise the report says what would be done.
         outlines: Where to put gradients that a SavedModel is to hold.
+        watch: Called before the graph is changed with the view of it, and with the plan; with
+            `None` for a function that is differentiated from outside.
 
     Returns:
         What was done, or why nothing was.
@@ -54,19 +64,26 @@ def rewrite_graph(
     start = time.perf_counter()
     try:
         with _without_garbage_collection():
-            return _rewrite(graph, options, apply, outlines, start)
+            return _rewrite(graph, options, apply, outlines, watch, start)
     except Exception as error:
         return _failed(graph, error, options, time.perf_counter() - start)
 
 
 def _rewrite(
-    graph: Any, options: Options, apply: bool, outlines: Outlines | None, start: float
+    graph: Any,
+    options: Options,
+    apply: bool,
+    outlines: Outlines | None,
+    watch: Watch | None,
+    start: float,
 ) -> Report:
     compiled = tracing.is_compiled(graph)
     view = GraphView.from_func_graph(graph, options.nominal_size, compiled=compiled)
     roles = find_roles(view)
     if not roles.seeds:
         outside = plan_outside(view, options)
+        if watch is not None:
+            watch(view, None)
         if apply:
             residuals.apply(graph, view, outside.residuals, outlines)
         reason = "" if outside.residuals else _NO_GRADIENT
@@ -76,6 +93,8 @@ def _rewrite(
         seconds, nodes = time.perf_counter() - start, len(view.nodes)
         return summary.unchanged(view.name, _GRADIENT_OF_LOOP, options.strategy, nodes, seconds)
     plan = make_plan(view, roles, options)
+    if watch is not None:
+        watch(view, plan)
     if apply and plan.rewrite:
         edit.apply(graph, view, plan.rewrite, compiled=options.fuse != "ops")
     return summary.from_plan(view, plan, roles.seeds, time.perf_counter() - start)

@@ -4,7 +4,7 @@ Structurally equal groups share a function, so that a network of equal layers co
 group once. Calls to a function are differentiable to any order by TensorFlow's own machinery, which
 differentiates the body.
 
-Uses private TensorFlow API (checked on 2.21): `Graph._create_op_internal`.
+Uses private TensorFlow API (checked on 2.21): `Graph._create_op_internal`, `Operation._set_attr`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ from tensorflow.core.framework import attr_value_pb2
 from nested_fad_tf.emit import attributes, function
 from nested_fad_tf.graph.view import Node, Value
 from nested_fad_tf.plan.rewrite import Group
+
+# Attribute of a call: the names of the ops that were fused, in the order of the function's body.
+# Equal groups share a function, so its own names tell nothing of layers.
+ORIGINS = "_nested_fad_origins"
 
 # Reads of a node's inputs, redirections applied.
 Inputs = Sequence[Sequence[Value]]
@@ -59,6 +63,9 @@ class FusedOps:
             self._first_calls[key] = outputs[0].op
         for tensor, value in zip(outputs, group.outputs, strict=True):
             tensor.set_shape(value.shape)
+        names = [node.name.encode() for node in (*group.embedded, *group.nodes)]
+        origins = attr_value_pb2.AttrValue.ListValue(s=names)
+        outputs[0].op._set_attr(ORIGINS, attr_value_pb2.AttrValue(list=origins))
         return outputs
 
     def _call_again(

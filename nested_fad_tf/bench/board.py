@@ -1,0 +1,121 @@
+"""TensorBoard in a headless browser, for tests and for the figures of the guide."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+_SECONDS_TO_START = 60.0
+_MS_TO_SHOW = 60_000
+_NODE = "g.nodes g.node"
+_RUNS = "tf-graph-controls paper-dropdown-menu"
+
+
+def installed() -> bool:
+    """Whether TensorBoard is there to be started."""
+    return importlib.util.find_spec("tensorboard") is not None
+
+
+@contextlib.contextmanager
+def serving(log_dir: pathlib.Path) -> Iterator[str]:
+    """Runs TensorBoard in a process of its own, which ends with the block.
+
+    Args:
+        log_dir: The folder that holds the runs.
+
+    Yields:
+        Its address.
+
+    Raises:
+        RuntimeError: If it doesn't answer; with what it printed.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    output = log_dir.with_name(f"{log_dir.name}.tensorboard.txt")
+    flags = ["--logdir", log_dir, "--host", "127.0.0.1", "--port", port, "--load_fast", "false"]
+    command = [sys.executable, "-m", "tensorboard.main", *map(str, flags)]
+    with output.open("w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        try:
+            address = f"http://127.0.0.1:{port}"
+            if not _answers(process, f"{address}/data/runs"):
+                said = output.read_text(encoding="utf-8", errors="replace")
+                raise RuntimeError(f"TensorBoard does not answer at {address}:\n{said}")
+            yield address
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _answers(process: subprocess.Popen[bytes], address: str) -> bool:
+    """Waits until TensorBoard has read the runs."""
+    end = time.monotonic() + _SECONDS_TO_START
+    while time.monotonic() < end and process.poll() is None:
+        with contextlib.suppress(urllib.error.URLError, ConnectionError):
+            with urllib.request.urlopen(address, timeout=5) as reply:
+                if reply.read().strip() not in (b"", b"[]"):
+                    return True
+        time.sleep(0.2)
+    return False
+
+
+class GraphTab:
+    """The Graphs tab of one run.
+
+    Args:
+        page: A Playwright page.
+        address: Where TensorBoard is.
+        run: The run to show.
+    """
+
+    def __init__(self, page: Any, address: str, run: str) -> None:
+        self.page = page
+        page.goto(f"{address}/#graphs")
+        page.wait_for_selector(_NODE, timeout=_MS_TO_SHOW)
+        if run not in page.locator(_RUNS).first.inner_text():
+            page.locator(_RUNS).first.click()
+            with page.expect_response(
+                lambda reply: "/graph?" in reply.url and f"run={run}" in reply.url
+            ):
+                page.locator(f"{_RUNS} paper-item", has_text=run).first.click()
+            page.wait_for_selector("tf-graph-board.progress-bar", state="hidden")
+            page.wait_for_selector(_NODE, timeout=_MS_TO_SHOW)
+        self._settle()
+
+    def nodes(self) -> list[str]:
+        """Names of the nodes that are shown."""
+        return self.page.eval_on_selector_all(
+            _NODE, "nodes => nodes.map(n => n.getAttribute('data-name'))"
+        )
+
+    def expand(self, name: str) -> None:
+        """Opens a node and waits for what is in it.
+
+        Args:
+            name: Full name of a node that is shown and collapsed.
+        """
+        node = self.page.locator(f'g.node[data-name="{name}"]').first
+        node.locator("> g.nodeshape, > .nodeshape").first.dispatch_event("dblclick")
+        self.page.wait_for_selector(
+            f'g.node[data-name^="{name}/"], g.node[data-name="{name}"].expanded',
+            state="attached", timeout=_MS_TO_SHOW,
+        )  # fmt: skip
+        self._settle()
+
+    def _settle(self) -> None:
+        """Waits for the zoom that follows: TensorBoard animates it."""
+        self.page.wait_for_timeout(1500)
