@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from nested_fad_tf.functions import Function, Session, explain, function, rewrite, rewriting
-    from nested_fad_tf.integrations import keras, saved_model
+    from nested_fad_tf.integrations import keras, saved_model, tensorboard
     from nested_fad_tf.options import Options
     from nested_fad_tf.report.memory import Measurement, measure
     from nested_fad_tf.report.summary import Kept, Report
@@ -52,6 +52,7 @@ __all__ = [
     "rewrite",
     "rewriting",
     "saved_model",
+    "tensorboard",
     "testing",
 ]
 
@@ -80,6 +81,7 @@ _HOMES = {
 _MODULES = {
     "keras": "integrations.keras",
     "saved_model": "integrations.saved_model",
+    "tensorboard": "integrations.tensorboard",
     "testing": "testing",
 }
 

@@ -16,6 +16,7 @@ from typing import Any
 
 _SECONDS_TO_START = 60.0
 _MS_TO_SHOW = 60_000
+_MS_OF_ZOOM = 1000
 _NODE = "g.nodes g.node"
 _RUNS = "tf-graph-controls paper-dropdown-menu"
 
@@ -66,9 +67,9 @@ def _answers(process: subprocess.Popen[bytes], address: str) -> bool:
     end = time.monotonic() + _SECONDS_TO_START
     while time.monotonic() < end and process.poll() is None:
         with contextlib.suppress(urllib.error.URLError, ConnectionError):
-            with urllib.request.urlopen(address, timeout=5) as reply:
-                if reply.read().strip() not in (b"", b"[]"):
-                    return True
+            runs = urllib.request.urlopen(address, timeout=5).read()
+            if runs.strip() not in (b"", b"[]"):
+                return True
         time.sleep(0.2)
     return False
 
@@ -86,7 +87,7 @@ class GraphTab:
         self.page = page
         page.goto(f"{address}/#graphs")
         page.wait_for_selector(_NODE, timeout=_MS_TO_SHOW)
-        if run not in page.locator(_RUNS).first.inner_text():
+        if page.locator(f"{_RUNS} input").first.input_value() != run:
             page.locator(_RUNS).first.click()
             with page.expect_response(
                 lambda reply: "/graph?" in reply.url and f"run={run}" in reply.url
@@ -108,14 +109,34 @@ class GraphTab:
         Args:
             name: Full name of a node that is shown and collapsed.
         """
-        node = self.page.locator(f'g.node[data-name="{name}"]').first
-        node.locator("> g.nodeshape, > .nodeshape").first.dispatch_event("dblclick")
-        self.page.wait_for_selector(
-            f'g.node[data-name^="{name}/"], g.node[data-name="{name}"].expanded',
-            state="attached", timeout=_MS_TO_SHOW,
-        )  # fmt: skip
+        self._shape(name).dispatch_event("dblclick")
+        self.page.wait_for_selector(f'g.node.expanded[data-name="{name}"]', state="attached")
         self._settle()
+
+    def select(self, name: str) -> str:
+        """Clicks on a node.
+
+        Args:
+            name: Full name of a node that is shown.
+
+        Returns:
+            What TensorBoard then says about it.
+        """
+        self._shape(name).dispatch_event("click")
+        card = self.page.locator("tf-node-info")
+        card.get_by_text(name.rpartition("/")[2]).first.wait_for()
+        return str(card.first.inner_text())
+
+    def fit(self) -> None:
+        """Zooms so that all of the graph is in view."""
+        self.page.get_by_text("Fit to screen").click()
+        self._settle()
+
+    def _shape(self, name: str) -> Any:
+        """The drawing of a node, without what is in it."""
+        node = self.page.locator(f'g.node[data-name="{name}"]').first
+        return node.locator("> .nodeshape").first
 
     def _settle(self) -> None:
         """Waits for the zoom that follows: TensorBoard animates it."""
-        self.page.wait_for_timeout(1500)
+        self.page.wait_for_timeout(_MS_OF_ZOOM)

@@ -83,7 +83,7 @@ class _Rewritten:
         function: The `tf.function`.
         graph: Its graph, rewritten.
         report: The report on it.
-        view: Its graph before.
+        view: Its graph before; as it is, if the pass failed and nothing was changed.
         plan: What was planned; `None` if it is differentiated from outside.
     """
 
@@ -92,9 +92,12 @@ class _Rewritten:
     ) -> None:
         self._options = options
         self._outer = tracing.outer_graph()
+        self.plan: Plan | None = None
+        self._seen: GraphView | None = None
         self.function = tf.function(python_function)
         with tracing.observing(self._rewrite):
             self.graph = self.function.get_concrete_function(*args, **kwargs).graph
+        self.view = self._seen or GraphView.from_func_graph(self.graph)
 
     def _rewrite(self, graph: Any) -> None:
         if tracing.is_nested_in(graph, self._outer):
@@ -103,7 +106,7 @@ class _Rewritten:
             pipeline.rewrite_graph(graph, self._options)
 
     def _watch(self, view: GraphView, plan: Plan | None) -> None:
-        self.view, self.plan = view, plan
+        self._seen, self.plan = view, plan
 
 
 @contextlib.contextmanager

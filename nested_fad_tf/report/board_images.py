@@ -10,10 +10,11 @@ from typing import Any
 from absl import logging
 
 _MIB = 2**20
-_SIZE = (9.0, 4.0)
+# TensorBoard shows images about 300 pixels wide, until one clicks on them.
+_SIZE = (4.6, 3.0)
+_DPI = 110
 _COLORS = {"original": "#5f6b7a", "rewritten": "#0b7a75"}
 _OTHER = "#d0722c"
-_MOST_LAYERS = 40
 
 Points = Sequence[tuple[float, float]]
 
@@ -63,10 +64,10 @@ def timeline(content: Timeline, run: str) -> bytes:
         color = _COLORS.get(name, _OTHER)
         times, sizes = [p[0] for p in points], [p[1] / _MIB for p in points]
         label = f"{name}: at most {max(sizes, default=0.0):.1f} MiB"
-        axes.step(times, sizes, where="post", color=color, linewidth=1.2, label=label)
+        axes.step(times, sizes, where="post", color=color, linewidth=1, label=label)
         if name == run:
             axes.fill_between(times, sizes, step="post", color=color, alpha=0.35)
-    axes.set_title(content.title, loc="left", fontsize=11)
+    axes.set_title(content.title, loc="left")
     axes.set_xlabel(content.axis)
     axes.set_ylabel("MiB above what lived before")
     axes.set_ylim(bottom=0)
@@ -75,41 +76,31 @@ def timeline(content: Timeline, run: str) -> bytes:
     return _png(figure)
 
 
-def layers(sizes: Mapping[str, Mapping[str, int]], names: Sequence[str]) -> bytes:
+def layers(sizes: Mapping[str, Sequence[int]], names: Sequence[str]) -> bytes:
     """Draws what is kept of each layer, as one bar a run.
 
     Args:
-        sizes: By run, bytes by layer.
-        names: The layers, in order of execution.
+        sizes: By run, bytes of each layer.
+        names: The layers.
 
     Returns:
         A PNG.
     """
-    shown = _largest(sizes, names)
-    figure, axes = _figure((_SIZE[0], 1.6 + 0.28 * len(shown)))
+    figure, axes = _figure((_SIZE[0], 1.2 + 0.17 * len(names)))
     height = 0.8 / max(1, len(sizes))
-    for number, (run, by_layer) in enumerate(sizes.items()):
-        places = [row + (number + 0.5) * height - 0.4 for row in range(len(shown))]
-        values = [by_layer.get(name, 0) / _MIB for name in shown]
-        label = f"{run}: {sum(by_layer.values()) / _MIB:.1f} MiB"
-        axes.barh(places, values, height, color=_COLORS.get(run, _OTHER), label=label)
-    axes.set_yticks(range(len(shown)), [_end(name) for name in shown], fontsize=8)
+    for number, (run, values) in enumerate(sizes.items()):
+        places = [row + (number + 0.5) * height - 0.4 for row in range(len(names))]
+        label = f"{run}: {sum(values) / _MIB:.1f} MiB"
+        bars = [value / _MIB for value in values]
+        axes.barh(places, bars, height, color=_COLORS.get(run, _OTHER), label=label)
+    axes.set_yticks(range(len(names)), [_end(name) for name in names], fontsize=7)
     axes.invert_yaxis()
-    axes.set_xlabel("MiB kept for the backward pass")
-    more = f", the {len(shown)} that keep most" if len(shown) < len(names) else ""
-    axes.set_title(f"kept by layer{more}", loc="left", fontsize=11)
+    axes.set_title("MiB kept for the backward pass", loc="left")
     axes.legend(frameon=False)
     return _png(figure)
 
 
-def _largest(sizes: Mapping[str, Mapping[str, int]], names: Sequence[str]) -> list[str]:
-    """The layers that keep most, in the order given."""
-    most = {name: max(by.get(name, 0) for by in sizes.values()) for name in names}
-    chosen = set(sorted(names, key=lambda name: -most[name])[:_MOST_LAYERS])
-    return [name for name in names if name in chosen]
-
-
-def _end(name: str, width: int = 48) -> str:
+def _end(name: str, width: int = 30) -> str:
     return name if len(name) <= width else f"...{name[3 - width :]}"
 
 
@@ -127,5 +118,5 @@ def _figure(size: tuple[float, float]) -> tuple[Any, Any]:
 
 def _png(figure: Any) -> bytes:
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=110)
+    figure.savefig(file, format="png", dpi=_DPI)
     return file.getvalue()

@@ -150,9 +150,7 @@ class _Shown:
             self._markers[value.id] = self._add(node, self._unique(name), reads, shapes)
         return self._markers[value.id]
 
-    def _add(
-        self, node: Any, name: str, reads: Sequence[str], shapes: Sequence[Any] | None
-    ) -> str:
+    def _add(self, node: Any, name: str, reads: Sequence[str], shapes: Sequence[Any] | None) -> str:
         added = self.graph.node.add()
         added.CopyFrom(node)
         added.name = name

@@ -12,7 +12,7 @@ came from, in scopes that say what it is:
 
 from __future__ import annotations
 
-import os.path
+import posixpath
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -120,9 +120,9 @@ class Layers:
         found = dict.fromkeys(self.split(o.path)[0] for o in computed)
         # Sums of gradients belong to no layer.
         layers = [layer for layer in found if layer] or [""]
-        common = _common_scope(layers)
+        common = posixpath.commonpath(layers)
         label = _label(common, layers) or self.split(computed[-1].path)[1]
-        place = common if len(layers) > 1 else os.path.dirname(common)
+        place = common if len(layers) > 1 else posixpath.dirname(common)
         scope = _joined(_GRADIENT_TAPE if late else "", place, f"{_FUSED}_{label}")
         return scope, [_member(o, common, late) for o in origins]
 
@@ -148,19 +148,16 @@ def _member(found: Origin, common: str, late: bool) -> str:
     return _joined(RECOMPUTED if again else "", path)
 
 
-def _common_scope(scopes: Sequence[str]) -> str:
-    parts = [scope.split("/") for scope in scopes]
-    return "/".join(os.path.commonprefix(parts))  # type: ignore[type-var]
-
-
 def _label(common: str, layers: Sequence[str]) -> str:
-    """The layers below the scope that they share; if that is itself one of them, its own name."""
+    """The layers below the scope that they share; if there are none below, that scope's own name.
+
+    Where a layer is part of another one, the inner one says more.
+    """
     start = len(common) + 1 if common else 0
-    below = list(dict.fromkeys(layer[start:].partition("/")[0] for layer in layers))
-    if below == [""] or "" in below:
-        return common.rpartition("/")[2]
-    more = len(below) - _LAYERS_NAMED
-    return "+".join(below[:_LAYERS_NAMED]) + (f"+{more}_more" if more > 0 else "")
+    below = dict.fromkeys(layer[start:].partition("/")[0] for layer in layers)
+    named = [name for name in below if name] or [common.rpartition("/")[2]]
+    more = len(named) - _LAYERS_NAMED
+    return "+".join(named[:_LAYERS_NAMED]) + (f"+{more}_more" if more > 0 else "")
 
 
 def _joined(*parts: str) -> str:

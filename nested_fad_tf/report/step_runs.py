@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from nested_fad_tf.graph.view import GraphView
 from nested_fad_tf.plan.plan import Keep, Plan
-from nested_fad_tf.report.board_images import Timeline
+from nested_fad_tf.report.board_images import Points, Timeline
 from nested_fad_tf.report.memory import Measurement
 from nested_fad_tf.report.shown_graph import shown
 from nested_fad_tf.report.summary import Kept, Report
 from nested_fad_tf.report.tensorboard import ORIGINAL, REWRITTEN, Run
+
+MEASURED = "measured"
 
 
 def runs(
@@ -52,8 +54,9 @@ def runs(
                 shown(seen, kept, report.gradient_seeds),
                 report.kept_bytes_before if is_original else report.kept_bytes_after,
                 report,
-                applied=report.changed,
-                kept=_in_order(kept, view) if plan is not None else (),
+                applied=True,
+                kept=kept if plan is not None else (),
+                order=[node.name for node in view.nodes],
                 scalars=scalars,
                 timelines=timelines,
             )
@@ -74,12 +77,6 @@ def _kept(keep: Keep) -> Kept:
     )
 
 
-def _in_order(kept: Sequence[Kept], view: GraphView) -> list[Kept]:
-    """In the order in which they were traced; what the rewrite made comes last."""
-    places = {node.name: node.id for node in view.nodes}
-    return sorted(kept, key=lambda k: places.get(k.name.partition(":")[0], len(places)))
-
-
 def _timelines(plan: Plan | None, measured: Mapping[str, Measurement]) -> Mapping[str, Timeline]:
     found = {}
     if plan is not None:
@@ -88,7 +85,19 @@ def _timelines(plan: Plan | None, measured: Mapping[str, Measurement]) -> Mappin
             REWRITTEN: list(enumerate(plan.after.timeline)),
         }
         found["predicted"] = Timeline("memory over one step, predicted", "op", predicted)
-    if any(m.timeline for m in measured.values()):
-        points = {name: m.timeline for name, m in measured.items()}
-        found["measured"] = Timeline("memory over one step, measured", "seconds", points)
+    points = {name: m.timeline for name, m in measured.items() if m.timeline}
+    if points:
+        found[MEASURED] = measured_timeline(points)
     return found
+
+
+def measured_timeline(points: Mapping[str, Points]) -> Timeline:
+    """What is to be drawn of measured steps.
+
+    Args:
+        points: By run, seconds since the step began and bytes live from then on.
+
+    Returns:
+        The timeline.
+    """
+    return Timeline("memory over one step, measured", "seconds", points)

@@ -14,7 +14,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from nested_fad_tf.report import board_images, board_text
+from nested_fad_tf.report import board_images, board_text, kept_layers
+from nested_fad_tf.report.board_images import Timeline
 from nested_fad_tf.report.summary import Kept, Report
 
 ORIGINAL, REWRITTEN = "original", "rewritten"
@@ -29,11 +30,12 @@ class Run:
 
     Attributes:
         name: What it is called.
-        graph: A `GraphDef`; `None` if there is none to show.
+        graph: A `GraphDef`.
         kept_bytes: What its functions keep for the backward pass; the scalar `kept_bytes`.
         report: The report on it; the text `report`.
         applied: Whether what the report speaks of was done, rather than planned.
-        kept: What it keeps, in order of execution; shown by layer.
+        kept: What it keeps; shown by layer.
+        order: Names of ops in order of execution, to put layers in.
         scalars: Further numbers by tag.
         timelines: Memory over a step by tag; those of all runs that are written together share an
             image.
@@ -45,8 +47,9 @@ class Run:
     report: Report
     applied: bool
     kept: Sequence[Kept] = ()
+    order: Sequence[str] = ()
     scalars: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    timelines: Mapping[str, board_images.Timeline] = dataclasses.field(default_factory=dict)
+    timelines: Mapping[str, Timeline] = dataclasses.field(default_factory=dict)
 
 
 def write(log_dir: pathlib.Path, runs: Sequence[Run]) -> None:
@@ -72,16 +75,14 @@ def _write_run(folder: pathlib.Path, run: Run, runs: Sequence[Run]) -> None:
     text = board_text.report(run.report, applied=run.applied, kept=run.kept, figures=figures)
     writer = tf.summary.create_file_writer(str(folder))
     with writer.as_default(step=0):
-        if run.graph is not None:
-            tf.summary.graph(_without_large_constants(run.graph))
+        tf.summary.graph(_without_large_constants(run.graph))
         for tag, value in figures[run.name].items():
             _write_scalar(tag, value)
         _write_value("report", tf.constant(text), "text", "DATA_CLASS_TENSOR")
         if any(r.kept for r in runs):
             _write_layers(run, runs)
-        if run.timelines and board_images.installed():
-            for tag, timeline in run.timelines.items():
-                _write_image(f"memory/{tag}", board_images.timeline(timeline, run.name))
+        for tag, timeline in run.timelines.items():
+            _write_timeline(tag, timeline, run.name)
     writer.close()
 
 
@@ -90,22 +91,14 @@ def _write_layers(run: Run, runs: Sequence[Run]) -> None:
 
     The runs number their layers alike, so that their histograms can be compared.
     """
-    names = list(dict.fromkeys(kept.layer for r in runs for kept in r.kept))
-    sizes = {r.name: _by_layer(r.kept) for r in runs}
-    buckets = [(i, i + 1, sizes[run.name].get(name, 0) / _MIB) for i, name in enumerate(names)]
-    lines = [f"{i}. `{name}`" for i, name in enumerate(names)]
+    names, sizes = kept_layers.by_layer({r.name: r.kept for r in runs}, run.order)
+    buckets = [(i, i + 1, size / _MIB) for i, size in enumerate(sizes[run.name])]
+    lines = [f"* {i} to {i + 1}: `{name}`" for i, name in enumerate(names)]
     description = "MiB kept for the backward pass, by layer:\n\n" + "\n".join(lines)
     value = tf.constant(buckets, tf.float64)
     _write_value("kept_by_layer", value, "histograms", "DATA_CLASS_TENSOR", description)
     if board_images.installed():
         _write_image("kept/by_layer", board_images.layers(sizes, names))
-
-
-def _by_layer(kept: Sequence[Kept]) -> Mapping[str, int]:
-    sizes: dict[str, int] = {}
-    for tensor in kept:
-        sizes[tensor.layer] = sizes.get(tensor.layer, 0) + tensor.bytes
-    return sizes
 
 
 def write_scalars(folder: pathlib.Path, step: int, values: Mapping[str, float]) -> None:
@@ -121,6 +114,26 @@ def write_scalars(folder: pathlib.Path, step: int, values: Mapping[str, float]) 
         for tag, value in values.items():
             _write_scalar(tag, value)
     writer.close()
+
+
+def write_timeline(log_dir: pathlib.Path, run: str, tag: str, timeline: Timeline) -> None:
+    """Adds a figure of memory over a step to a run, if it can be drawn.
+
+    Args:
+        log_dir: The folder that holds the runs.
+        run: The run's name.
+        tag: Its tag.
+        timeline: What to draw.
+    """
+    writer = tf.summary.create_file_writer(str(log_dir / run))
+    with writer.as_default(step=0):
+        _write_timeline(tag, timeline, run)
+    writer.close()
+
+
+def _write_timeline(tag: str, timeline: Timeline, run: str) -> None:
+    if board_images.installed():
+        _write_image(f"memory/{tag}", board_images.timeline(timeline, run))
 
 
 def _write_scalar(tag: str, value: float) -> None:
