@@ -113,24 +113,26 @@ class GraphTab:
         self.page.wait_for_selector(f'g.node.expanded[data-name="{name}"]', state="attached")
         self._settle()
 
-    def select(self, name: str) -> str:
-        """Clicks on a node.
+    def select(self, name: str) -> None:
+        """Clicks on a node, so that TensorBoard tells about it in a card.
 
         Args:
             name: Full name of a node that is shown.
-
-        Returns:
-            What TensorBoard then says about it.
         """
         self._shape(name).dispatch_event("click")
-        card = self.page.locator("tf-node-info")
-        card.get_by_text(name.rpartition("/")[2]).first.wait_for()
-        return str(card.first.inner_text())
+        self.page.locator("tf-node-info").first.wait_for()
 
-    def fit(self) -> None:
-        """Zooms so that all of the graph is in view."""
-        self.page.get_by_text("Fit to screen").click()
-        self._settle()
+    def picture(self, name: str, path: pathlib.Path) -> None:
+        """Takes a picture of a node and what is in it, and of nothing else.
+
+        Args:
+            name: Full name of a node that is shown.
+            path: The PNG to write.
+        """
+        box = self.page.locator(f'g.node[data-name="{name}"]').first.bounding_box()
+        # What floats above the graph would hide parts of it.
+        floating = "tf-node-info, tf-graph-minimap, .minimap-container { visibility: hidden }"
+        self.page.screenshot(path=path, clip=box, style=floating)
 
     def _shape(self, name: str) -> Any:
         """The drawing of a node, without what is in it."""

@@ -27,11 +27,13 @@ class Timeline:
         title: What it shows.
         axis: What the first number of a point is.
         points: By run: pairs of that number and the bytes live from then on.
+        peaks: By run, the most that is live at once; that may be for part of a point only.
     """
 
     title: str
     axis: str
     points: Mapping[str, Points]
+    peaks: Mapping[str, int]
 
 
 def installed() -> bool:
@@ -63,7 +65,7 @@ def timeline(content: Timeline, run: str) -> bytes:
     for name, points in content.points.items():
         color = _COLORS.get(name, _OTHER)
         times, sizes = [p[0] for p in points], [p[1] / _MIB for p in points]
-        label = f"{name}: at most {max(sizes, default=0.0):.1f} MiB"
+        label = f"{name}: peak {content.peaks[name] / _MIB:.1f} MiB"
         axes.step(times, sizes, where="post", color=color, linewidth=1, label=label)
         if name == run:
             axes.fill_between(times, sizes, step="post", color=color, alpha=0.35)
@@ -72,7 +74,7 @@ def timeline(content: Timeline, run: str) -> bytes:
     axes.set_ylabel("MiB above what lived before")
     axes.set_ylim(bottom=0)
     axes.margins(x=0)
-    axes.legend(frameon=False)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return _png(figure)
 
 
@@ -96,7 +98,7 @@ def layers(sizes: Mapping[str, Sequence[int]], names: Sequence[str]) -> bytes:
     axes.set_yticks(range(len(names)), [_end(name) for name in names], fontsize=7)
     axes.invert_yaxis()
     axes.set_title("MiB kept for the backward pass", loc="left")
-    axes.legend(frameon=False)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return _png(figure)
 
 

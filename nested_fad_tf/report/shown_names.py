@@ -137,9 +137,8 @@ def kept(name: str, group: str | None) -> str:
     Returns:
         The name.
     """
-    path = origin(name).path
-    scope, _, op = path.rpartition("/")
-    return _joined(scope, KEPT, op) if group is None else _joined(group, KEPT, path)
+    scope, _, op = origin(name).path.rpartition("/")
+    return _joined(scope if group is None else group, KEPT, op)
 
 
 def _member(found: Origin, common: str, late: bool) -> str:

@@ -84,20 +84,23 @@ def _timelines(plan: Plan | None, measured: Mapping[str, Measurement]) -> Mappin
             ORIGINAL: list(enumerate(plan.before.timeline)),
             REWRITTEN: list(enumerate(plan.after.timeline)),
         }
-        found["predicted"] = Timeline("memory over one step, predicted", "op", predicted)
+        peaks = {ORIGINAL: plan.before.peak_bytes, REWRITTEN: plan.after.peak_bytes}
+        found["predicted"] = Timeline("memory over one step, predicted", "op", predicted, peaks)
     points = {name: m.timeline for name, m in measured.items() if m.timeline}
     if points:
-        found[MEASURED] = measured_timeline(points)
+        peaks = {name: measured[name].peak_bytes for name in points}
+        found[MEASURED] = measured_timeline(points, peaks)
     return found
 
 
-def measured_timeline(points: Mapping[str, Points]) -> Timeline:
+def measured_timeline(points: Mapping[str, Points], peaks: Mapping[str, int]) -> Timeline:
     """What is to be drawn of measured steps.
 
     Args:
         points: By run, seconds since the step began and bytes live from then on.
+        peaks: By run, the most that was live at once.
 
     Returns:
         The timeline.
     """
-    return Timeline("memory over one step, measured", "seconds", points)
+    return Timeline("memory over one step, measured", "seconds", points, peaks)

@@ -171,7 +171,9 @@ class MemoryReport(keras.callbacks.Callback):
             self._unsaid.append(f"measured peak of a step {self.measured_peak / 2**20:.2f} MiB")
             self._write(0, {"measured_peak": self.measured_peak})
             if self._log_dir is not None:
-                timeline = step_runs.measured_timeline({self._run: accounts[-1].timeline})
+                timeline = step_runs.measured_timeline(
+                    {self._run: accounts[-1].timeline}, {self._run: self.measured_peak}
+                )
                 tensorboard.write_timeline(self._log_dir, self._run, step_runs.MEASURED, timeline)
 
     def _say(self) -> None:
