@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 _SECONDS_TO_START = 60.0
-_MS_TO_SHOW = 60_000
+_MS_TO_SHOW = 120_000
 _MS_OF_ZOOM = 1000
 _NODE = "g.nodes g.node"
 _RUNS = "tf-graph-controls paper-dropdown-menu"
@@ -85,8 +85,9 @@ class GraphTab:
 
     def __init__(self, page: Any, address: str, run: str) -> None:
         self.page = page
+        page.set_default_timeout(_MS_TO_SHOW)
         page.goto(f"{address}/#graphs")
-        page.wait_for_selector(_NODE, timeout=_MS_TO_SHOW)
+        page.wait_for_selector(_NODE)
         if page.locator(f"{_RUNS} input").first.input_value() != run:
             page.locator(_RUNS).first.click()
             with page.expect_response(
@@ -94,7 +95,7 @@ class GraphTab:
             ):
                 page.locator(f"{_RUNS} paper-item", has_text=run).first.click()
             page.wait_for_selector("tf-graph-board.progress-bar", state="hidden")
-            page.wait_for_selector(_NODE, timeout=_MS_TO_SHOW)
+            page.wait_for_selector(_NODE)
         self._settle()
 
     def nodes(self) -> list[str]:
@@ -110,7 +111,8 @@ class GraphTab:
             name: Full name of a node that is shown and collapsed.
         """
         self._shape(name).dispatch_event("dblclick")
-        self.page.wait_for_selector(f'g.node.expanded[data-name="{name}"]', state="attached")
+        opened = f'g.node.expanded[data-name="{name}"]'
+        self.page.wait_for_selector(opened, state="attached")
         self._settle()
 
     def select(self, name: str) -> None:

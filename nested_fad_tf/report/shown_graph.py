@@ -53,8 +53,9 @@ class _Shown:
         library = _library(view)
         self._functions = {f.signature.name: f for f in library.function}
         self._late = _depends_on(view, seeds)
+        traced = [node for node in view.nodes if shown_names.origin(node.name).is_op]
         self._layers = shown_names.Layers(
-            n.name for n in view.nodes if shown_names.origin(n.name).is_forward
+            (node.name for node in traced), {n.name for n in traced if self._late[n.id]}
         )
         self._kept = self._kept_values({k.name: k for k in kept})
         self._nodes: dict[int, str] = {}  # node id -> name of what is shown for it

@@ -8,6 +8,7 @@ came from, in scopes that say what it is:
     dense_1/nested_fad/kept/...                  made in order to be kept: packed masks, derivatives
     fused_dense_1+gelu_1/...                     ops that run as one
     gradient_tape/dense_1/nested_fad/recomputed/...     computed again in the backward pass
+    gradient_tape/dense_1/nested_fad/gradient/...       stands for ops of the backward pass
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from dataclasses import dataclass
 
 from nested_fad_tf.plan.rewrite import SCOPE
 
-KEPT, RECOMPUTED = "kept", "recomputed"
+KEPT, RECOMPUTED, GRADIENT = "kept", "recomputed", "gradient"
 _FUSED = "fused"
 # Where TensorFlow puts derivative ops, with the scope that it was in when it made them.
 _GRADIENT = re.compile(r"^(.*?)gradient_tape/")
 _GRADIENT_TAPE = "gradient_tape/"
+# What TensorFlow appends to a name that is taken.
+_NUMBER = re.compile(r"_\d+$")
 # A label with more layers than that would not fit into a node.
 _LAYERS_NAMED = 3
 
@@ -43,8 +46,8 @@ class Origin:
     derivative: bool
 
     @property
-    def is_forward(self) -> bool:
-        """Whether it is a traced op of the model."""
+    def is_op(self) -> bool:
+        """Whether the name is that of a traced op outside the scopes of derivatives."""
         return not (self.added or self.derivative)
 
 
@@ -67,11 +70,13 @@ class Layers:
     """Finds the layers of ops.
 
     Args:
-        forward: Names of the traced ops that aren't derivatives.
+        ops: Names of the traced ops outside the scopes of derivatives.
+        backward: Those of them that depend on a gradient all the same, such as sums of gradients.
     """
 
-    def __init__(self, forward: Iterable[str]) -> None:
-        self._forward = frozenset(forward)
+    def __init__(self, ops: Iterable[str], backward: Collection[str] = ()) -> None:
+        self._ops = frozenset(ops)
+        self._backward = frozenset(backward)
 
     def split(self, path: str) -> tuple[str, str]:
         """Splits the path of an op into the layer and the rest.
@@ -83,10 +88,8 @@ class Layers:
             The scope of the op that it begins with, and what follows.
         """
         parts = path.split("/")
-        for end in range(1, len(parts)):
-            if "/".join(parts[:end]) in self._forward:
-                return "/".join(parts[: end - 1]), "/".join(parts[end - 1 :])
-        return "/".join(parts[:-1]), parts[-1]
+        end = self._length_of_op(path) or len(parts)
+        return "/".join(parts[: end - 1]), "/".join(parts[end - 1 :])
 
     def single(self, name: str, late: bool) -> str:
         """The name to show for an op that the rewrite added.
@@ -98,9 +101,12 @@ class Layers:
         Returns:
             The name.
         """
-        layer, rest = self.split(origin(name).path)
-        scope = _joined(_GRADIENT_TAPE if late else "", layer, SCOPE)
-        return _joined(scope, RECOMPUTED if late else KEPT, rest)
+        found = origin(name)
+        layer, rest = self.split(found.path)
+        if not late:
+            return _joined(layer, SCOPE, KEPT, rest)
+        kind = RECOMPUTED if self._is_copy(found) else GRADIENT
+        return _joined(_GRADIENT_TAPE, layer, SCOPE, kind, rest)
 
     def group(
         self, names: Sequence[str], constants: Collection[str], late: bool
@@ -124,7 +130,27 @@ class Layers:
         label = _label(common, layers) or self.split(computed[-1].path)[1]
         place = common if len(layers) > 1 else posixpath.dirname(common)
         scope = _joined(_GRADIENT_TAPE if late else "", place, f"{_FUSED}_{label}")
-        return scope, [_member(o, common, late) for o in origins]
+        return scope, [self._member(o, common, late) for o in origins]
+
+    def _member(self, found: Origin, common: str, late: bool) -> str:
+        path = found.path.removeprefix(f"{common}/") if common else found.path
+        return _joined(RECOMPUTED if late and self._is_copy(found) else "", path)
+
+    def _is_copy(self, found: Origin) -> bool:
+        """Whether something is a copy of a forward op, or made of one."""
+        length = self._length_of_op(found.path)
+        op = "/".join(found.path.split("/")[:length])
+        in_backward = op in self._backward or _NUMBER.sub("", op) in self._backward
+        return found.added and not found.derivative and bool(length) and not in_backward
+
+    def _length_of_op(self, path: str) -> int:
+        """How many parts of a path name a traced op; 0 if none do."""
+        parts = path.split("/")
+        for end in range(1, len(parts) + 1):
+            name = "/".join(parts[:end])
+            if name in self._ops or _NUMBER.sub("", name) in self._ops:
+                return end
+        return 0
 
 
 def kept(name: str, group: str | None) -> str:
@@ -139,12 +165,6 @@ def kept(name: str, group: str | None) -> str:
     """
     scope, _, op = origin(name).path.rpartition("/")
     return _joined(scope if group is None else group, KEPT, op)
-
-
-def _member(found: Origin, common: str, late: bool) -> str:
-    path = found.path.removeprefix(f"{common}/") if common else found.path
-    again = late and found.added and not found.derivative
-    return _joined(RECOMPUTED if again else "", path)
 
 
 def _label(common: str, layers: Sequence[str]) -> str:

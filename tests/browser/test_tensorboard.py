@@ -131,8 +131,9 @@ def test_graphs_of_more_than_20000_ops_load(browser, tmp_path):
             tape.watch(w)
             for number in range(blocks):
                 with tf.name_scope(f"block_{number}"):
-                    for _ in range(layers):
-                        x = mish(mish(mish(x @ w)))
+                    for layer in range(layers):
+                        with tf.name_scope(f"layer_{layer}"):
+                            x = mish(mish(mish(x @ w)))
             loss = tf.reduce_sum(x)
         return tape.gradient(loss, w)
 
@@ -149,6 +150,7 @@ def test_graphs_of_more_than_20000_ops_load(browser, tmp_path):
             tab = board.GraphTab(page, address, run)
             assert f"block_{blocks - 1}" in tab.nodes()
             tab.expand(f"block_{blocks - 1}")
-            assert f"block_{blocks - 1}/kept" in tab.nodes()
+            tab.expand(f"block_{blocks - 1}/layer_0")
+            assert f"block_{blocks - 1}/layer_0/kept" in tab.nodes()
             page.screenshot(path=tmp_path / f"{run}.png")
             page.close()
