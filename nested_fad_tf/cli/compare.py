@@ -93,9 +93,9 @@ COMMAND = Command(
     summary="show a SavedModel and its rewrite side by side in TensorBoard",
     description=(
         "Writes the graphs of a SavedModel and of its rewrite as two runs for TensorBoard, each "
-        "function in a scope of its name; what was added lies in scopes `nested_fad`. With them "
-        "come what is kept for the backward pass, as the scalar `kept_bytes`, and the report, as "
-        "text."
+        "function in a scope of its name; what was added lies in scopes `nested_fad` of the "
+        "layers. With them come what is kept for the backward pass, as the scalar `kept_bytes`, "
+        "and the report, as text."
     ),
     define_flags=_define_flags,
     run=_run,

@@ -45,7 +45,8 @@ def runs(
         peak = report.predicted_peak_before if is_original else report.predicted_peak_after
         scalars: dict[str, float] = {"predicted_peak": peak} if plan is not None else {}
         if name in measured:
-            scalars["measured_peak"] = measured[name].peak_bytes
+            if measured[name].peak_bytes:  # the allocator doesn't tell of small buffers
+                scalars["measured_peak"] = measured[name].peak_bytes
             scalars["step_seconds"] = measured[name].seconds
         scalars["ops"] = report.nodes_before if is_original else report.nodes_after
         made.append(
@@ -86,7 +87,7 @@ def _timelines(plan: Plan | None, measured: Mapping[str, Measurement]) -> Mappin
         }
         peaks = {ORIGINAL: plan.before.peak_bytes, REWRITTEN: plan.after.peak_bytes}
         found["predicted"] = Timeline("memory over one step, predicted", "op", predicted, peaks)
-    points = {name: m.timeline for name, m in measured.items() if m.timeline}
+    points = {name: m.timeline for name, m in measured.items() if m.peak_bytes}
     if points:
         peaks = {name: measured[name].peak_bytes for name in points}
         found[MEASURED] = measured_timeline(points, peaks)
