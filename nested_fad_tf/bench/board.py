@@ -17,6 +17,7 @@ from typing import Any
 _SECONDS_TO_START = 60.0
 _MS_TO_SHOW = 120_000
 _MS_OF_ZOOM = 1000
+_LOADING = "tf-graph-board .container.loading"
 _NODE = "g.nodes g.node"
 _RUNS = "tf-graph-controls paper-dropdown-menu"
 
@@ -94,8 +95,8 @@ class GraphTab:
                 lambda reply: "/graph?" in reply.url and f"run={run}" in reply.url
             ):
                 page.locator(f"{_RUNS} paper-item", has_text=run).first.click()
-            page.wait_for_selector("tf-graph-board.progress-bar", state="hidden")
-            page.wait_for_selector(_NODE)
+            # Until the other run is drawn, the nodes of this one are still there.
+            page.wait_for_selector(_LOADING, state="detached")
         self._settle()
 
     def nodes(self) -> list[str]:
