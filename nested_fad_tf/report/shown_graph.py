@@ -122,7 +122,9 @@ class _Shown:
         for body, original, member in zip(function.node_def, names, members, strict=True):
             inputs = [made[read.partition(":")[0]] for read in body.input]
             name = self._unique(f"{scope}/{member}")
-            made[body.name] = self._add(body, name, [*inputs, *waits], self._shapes.get(original))
+            # A copy that was fused never was a node of the graph; it has its original's shape.
+            traced = original.removeprefix(f"{SCOPE}/")
+            made[body.name] = self._add(body, name, [*inputs, *waits], self._shapes.get(traced))
             self.graph.node[-1].attr[_CLUSTER].s = scope.encode()
             waits = ()
         for value, arg in zip(call.outputs, function.signature.output_arg, strict=True):
