@@ -76,13 +76,12 @@ def _write_run(folder: pathlib.Path, run: Run, runs: Sequence[Run]) -> None:
     writer = tf.summary.create_file_writer(str(folder))
     with writer.as_default(step=0):
         tf.summary.graph(_without_large_constants(run.graph))
-        for tag, value in figures[run.name].items():
-            _write_scalar(tag, value)
         _write_value("report", tf.constant(text), "text", "DATA_CLASS_TENSOR")
         if any(r.kept for r in runs):
             _write_layers(run, runs)
         for tag, timeline in run.timelines.items():
             _write_timeline(tag, timeline, run.name)
+    _write_levels(writer, figures[run.name])
     writer.close()
 
 
@@ -99,6 +98,26 @@ def _write_layers(run: Run, runs: Sequence[Run]) -> None:
     _write_value("kept_by_layer", value, "histograms", "DATA_CLASS_TENSOR", description)
     if board_images.installed():
         _write_image("kept/by_layer", board_images.layers(sizes, names))
+
+
+def write_levels(folder: pathlib.Path, values: Mapping[str, float]) -> None:
+    """Adds numbers that don't change while training to a run, as level lines.
+
+    Args:
+        folder: The run's folder; made if there is none.
+        values: Numbers by tag.
+    """
+    writer = tf.summary.create_file_writer(str(folder))
+    _write_levels(writer, values)
+    writer.close()
+
+
+def _write_levels(writer: Any, values: Mapping[str, float]) -> None:
+    # TensorBoard does not fit its axes to a single point, which is then out of sight.
+    for step in (0, 1):
+        with writer.as_default(step=step):
+            for tag, value in values.items():
+                _write_scalar(tag, value)
 
 
 def write_scalars(folder: pathlib.Path, step: int, values: Mapping[str, float]) -> None:

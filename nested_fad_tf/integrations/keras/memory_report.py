@@ -146,7 +146,8 @@ class MemoryReport(keras.callbacks.Callback):
             tensorboard.write(self._log_dir, step_runs.runs(self.report, *seen, graph))
             return
         self._print("memory report: the step was traced before this fit; no graphs are written")
-        self._write(0, {"predicted_peak": self.report.predicted_peak_after})
+        peak = {"predicted_peak": self.report.predicted_peak_after}
+        tensorboard.write_levels(self._log_dir / self._run, peak)
 
     def _start_recording(self) -> Recording | None:
         recording = Recording()
@@ -169,8 +170,9 @@ class MemoryReport(keras.callbacks.Callback):
         if accounts:
             self.measured_peak = accounts[-1].peak
             self._unsaid.append(f"measured peak of a step {self.measured_peak / 2**20:.2f} MiB")
-            self._write(0, {"measured_peak": self.measured_peak})
             if self._log_dir is not None:
+                peak = {"measured_peak": self.measured_peak}
+                tensorboard.write_levels(self._log_dir / self._run, peak)
                 timeline = step_runs.measured_timeline(
                     {self._run: accounts[-1].timeline}, {self._run: self.measured_peak}
                 )

@@ -19,6 +19,14 @@ pytestmark = pytest.mark.skipif(not board.installed(), reason="needs tensorboard
 
 SIDE, ROWS = 512, 4096
 _LAYER = "model_1/first_1"
+# Of a chart of scalars: whether at least two points are within it.
+_LINES_IN_VIEW = """chart => {
+    const frame = chart.getBoundingClientRect();
+    const points = [...chart.shadowRoot.querySelectorAll("path.symbol")];
+    const seen = points.map(p => p.getBoundingClientRect())
+        .filter(b => b.top >= frame.top && b.bottom <= frame.bottom);
+    return seen.length >= 2;
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +107,10 @@ def test_scalars(page, address):
     page.goto(f"{address}/#scalars")
     for tag in ("kept_bytes", "predicted_peak", "measured_peak", "step_seconds"):
         page.get_by_text(tag, exact=True).first.wait_for()
+    # Both runs' lines are inside the chart.
+    page.wait_for_function(
+        _LINES_IN_VIEW, arg=page.locator("vz-line-chart2").first.element_handle()
+    )
 
 
 def test_the_report_is_a_table(page, address):
