@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from nested_fad_tf.functions import Function, Session, explain, function, rewrite, rewriting
-    from nested_fad_tf.integrations import keras, saved_model
+    from nested_fad_tf.integrations import keras, saved_model, tensorboard
     from nested_fad_tf.options import Options
     from nested_fad_tf.report import plots
     from nested_fad_tf.report.memory import Measurement, measure
@@ -54,6 +54,7 @@ __all__ = [
     "rewrite",
     "rewriting",
     "saved_model",
+    "tensorboard",
     "testing",
 ]
 
@@ -83,6 +84,7 @@ _MODULES = {
     "keras": "integrations.keras",
     "plots": "report.plots",
     "saved_model": "integrations.saved_model",
+    "tensorboard": "integrations.tensorboard",
     "testing": "testing",
 }
 

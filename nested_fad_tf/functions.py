@@ -14,7 +14,9 @@ import tensorflow as tf
 from nested_fad_tf import pipeline, verification
 from nested_fad_tf.errors import OptionsError
 from nested_fad_tf.graph import tracing, versions
+from nested_fad_tf.graph.view import GraphView
 from nested_fad_tf.options import Options
+from nested_fad_tf.plan.plan import Plan
 from nested_fad_tf.report.building import unchanged
 from nested_fad_tf.report.summary import Report
 
@@ -236,20 +238,29 @@ class Session:
 
     Attributes:
         reports: One report for every function traced, newest last.
+        watching: Whether to remember what functions were like before; that takes memory.
     """
 
     def __init__(self) -> None:
         self.reports: list[Report] = []
+        self.watching = False
         self._graphs: dict[int, weakref.ref[Any]] = {}  # by position in `reports`
+        self._seen: dict[int, tuple[GraphView, Plan | None]] = {}  # the same
 
-    def add(self, report: Report, graph: Any) -> None:
-        """Notes what was done to a function.
+    def rewrite(self, graph: Any, options: Options) -> None:
+        """Rewrites a function and notes what was done to it.
 
         Args:
-            report: The report on it.
-            graph: Its `FuncGraph`, as it is now.
+            graph: Its `FuncGraph`, just traced.
+            options: What the rewrite may do.
         """
-        self._graphs[len(self.reports)] = weakref.ref(graph)
+        seen: list[tuple[GraphView, Plan | None]] = []
+        watch = (lambda *what: seen.append(what)) if self.watching else None
+        report = pipeline.rewrite_graph(graph, options, watch=watch)
+        number = len(self.reports)
+        self._graphs[number] = weakref.ref(graph)
+        if seen:
+            self._seen[number] = seen[0]
         self.reports.append(report)
 
     def largest(self) -> tuple[Report, Any] | None:
@@ -259,11 +270,24 @@ class Session:
             The latest report on it, and its `FuncGraph` if that still lives; `None` if nothing was
             traced that keeps anything.
         """
+        best = self._largest()
+        return None if best is None else (self.reports[best], self._graphs[best]())
+
+    def _largest(self) -> int | None:
         keeping = [i for i, report in enumerate(self.reports) if report.kept_bytes_before]
-        if not keeping:
-            return None
-        best = max(keeping, key=lambda i: (self.reports[i].predicted_peak_before, i))
-        return self.reports[best], self._graphs[best]()
+        return max(keeping, key=lambda i: (self.reports[i].predicted_peak_before, i), default=None)
+
+    def stop_watching(self) -> tuple[GraphView, Plan | None] | None:
+        """Forgets what functions were like before.
+
+        Returns:
+            The view of the one that `largest` gives as it was before, and the plan; `None` if it
+            was traced while nobody watched.
+        """
+        self.watching = False
+        seen, self._seen = self._seen, {}
+        best = self._largest()
+        return None if best is None else seen.get(best)
 
 
 _current: contextvars.ContextVar[Session | None] = contextvars.ContextVar(
@@ -309,7 +333,7 @@ def rewriting(
     chosen = options or Options()
 
     def observe(graph: Any) -> None:
-        into.add(pipeline.rewrite_graph(graph, chosen), graph)
+        into.rewrite(graph, chosen)
 
     reason = versions.warn_if_unsupported()
     if reason and all(report.reason != reason for report in into.reports):

@@ -6,7 +6,7 @@ import contextlib
 import gc
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from absl import logging
@@ -37,9 +37,17 @@ _PART = "a function called under a tape: it is planned as a part of the one that
 _inliner = Inliner()
 _warned: set[str] = set()
 
+# Called with the view of a graph, and the plan if it holds a backward pass.
+Watch = Callable[[GraphView, Plan | None], None]
+
 
 def rewrite_graph(
-    graph: Any, options: Options, *, apply: bool = True, outlines: Outlines | None = None
+    graph: Any,
+    options: Options,
+    *,
+    apply: bool = True,
+    outlines: Outlines | None = None,
+    watch: Watch | None = None,
 ) -> Report:
     """Rewrites a traced function graph in place.
 
@@ -48,6 +56,8 @@ def rewrite_graph(
         options: What may be done.
         apply: Whether to change the graph; otherwise the report says what would be done.
         outlines: Where to put gradients that a SavedModel is to hold.
+        watch: Called before the graph is changed with the view of it, and with the plan; with
+            `None` for a function that is differentiated from outside.
 
     Returns:
         What was done, or why nothing was.
@@ -58,7 +68,7 @@ def rewrite_graph(
     start = time.perf_counter()
     try:
         with _without_garbage_collection():
-            return _rewrite(graph, options, apply, outlines, start)
+            return _rewrite(graph, options, apply, outlines, watch, start)
     except Exception as error:
         return _failed(graph, error, options, start)
 
@@ -73,7 +83,12 @@ def inline_everywhere(graph: Any) -> None:
 
 
 def _rewrite(
-    graph: Any, options: Options, apply: bool, outlines: Outlines | None, start: float
+    graph: Any,
+    options: Options,
+    apply: bool,
+    outlines: Outlines | None,
+    watch: Watch | None,
+    start: float,
 ) -> Report:
     compiled, taped = tracing.is_compiled(graph), tracing.is_taped()
     if not compiled and outlines is None:
@@ -88,6 +103,8 @@ def _rewrite(
     # What is computed again for a gradient in here would be kept, copy by copy, for one outside.
     if taped or not roles.seeds:
         outside = plan_outside(view, options)
+        if watch is not None:
+            watch(view, None)
         if apply and outside.residuals:
             residuals.apply(graph, view, outside.residuals, outlines)
             _inliner.rewritten(graph)
@@ -96,6 +113,8 @@ def _rewrite(
         return building.from_outside_plan(view, outside, options.strategy, reason, seconds)
     simplified = simplify(view)
     plan = make_plan(view, roles, options)
+    if watch is not None:
+        watch(view, plan)
     if apply and plan.rewrite:
         edit.redirect(simplified)
         edit.apply(graph, view, plan.rewrite, compiled=options.fuse != "ops")

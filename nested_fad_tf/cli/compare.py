@@ -63,7 +63,8 @@ def _rewrite(source: pathlib.Path, options: Options, status: console.Console) ->
     ):
         target = pathlib.Path(folder) / _REWRITTEN
         report = saved_model.rewrite(source, target, options, progress=progress)
-        before, after = graphs.graph_of_functions(source), graphs.graph_of_functions(target)
+        before = graphs.graph_of_functions(source, report.functions)
+        after = graphs.graph_of_functions(target, report.functions)
     return [
         Run(_ORIGINAL, before, report.kept_bytes_before, report, applied=True),
         Run(_REWRITTEN, after, report.kept_bytes_after, report, applied=True),
@@ -82,7 +83,7 @@ def _read(
     for name, folder in ((_ORIGINAL, source), (_REWRITTEN, rewritten)):
         with saved_models.progress_shown(status, "inspecting") as progress:
             report = saved_model.inspect(folder, options, progress=progress)
-            graph = graphs.graph_of_functions(folder)
+            graph = graphs.graph_of_functions(folder, report.functions)
         runs.append(Run(name, graph, report.kept_bytes_before, report, applied=False))
     return runs
 
@@ -92,9 +93,9 @@ COMMAND = Command(
     summary="show a SavedModel and its rewrite side by side in TensorBoard",
     description=(
         "Writes the graphs of a SavedModel and of its rewrite as two runs for TensorBoard, each "
-        "function in a scope of its name; what was added lies in scopes `nested_fad`. With them "
-        "come what is kept for the backward pass, as the scalar `kept_bytes`, and the report, as "
-        "text."
+        "function in a scope of its name; what was added lies in scopes `nested_fad` of the "
+        "layers. With them come what is kept for the backward pass, as the scalar `kept_bytes`, "
+        "and the report, as text."
     ),
     define_flags=_define_flags,
     run=_run,

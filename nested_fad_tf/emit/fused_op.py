@@ -17,6 +17,10 @@ from nested_fad_tf.emit import attributes, function, primitives
 from nested_fad_tf.graph.view import Node, Value
 from nested_fad_tf.plan.rewrite import Group
 
+# Attribute of a call: the names of the ops that were fused, in the order of the function's body.
+# Equal groups share a function, so its own names tell nothing of layers.
+ORIGINS = "_nested_fad_origins"
+
 # Reads of a node's inputs, redirections applied.
 Inputs = Sequence[Sequence[Value]]
 
@@ -57,6 +61,9 @@ class FusedOps:
             self._first_calls[key] = outputs[0].op
         for tensor, value in zip(outputs, group.outputs, strict=True):
             tensor.set_shape(value.shape)
+        names = [node.name.encode() for node in (*group.embedded, *group.nodes)]
+        origins = attr_value_pb2.AttrValue.ListValue(s=names)
+        primitives.set_attribute(outputs[0].op, ORIGINS, attr_value_pb2.AttrValue(list=origins))
         return outputs
 
     def _call_again(

@@ -31,6 +31,11 @@ def fit_wide(optimized, epochs=2, rows=4 * ROWS, **callback):
     return report, lines
 
 
+def level(value):
+    """A line in a chart; a single point is out of sight there."""
+    return [(0, value), (1, value)]
+
+
 def scalars(folder):
     found = {}
     for path in sorted(folder.glob("events*")):
@@ -61,12 +66,41 @@ def test_what_it_measures_and_writes(tmp_path):
     assert "nfad.keras.optimize" in plain_lines[0]
 
     written = scalars(tmp_path / "rewritten")
-    assert written["measured_peak"] == [(0, report.measured_peak)]
-    assert written["predicted_peak"] == [(0, report.report.predicted_peak_after)]
-    assert written["predicted_peak_original"] == [(0, report.report.predicted_peak_before)]
+    assert written["measured_peak"] == level(report.measured_peak)
+    assert written["predicted_peak"] == level(report.report.predicted_peak_after)
     assert [step for step, _ in written["step_seconds"]] == [0, 1]
-    assert "report" in written
-    assert any("nested_fad" in node.name for node in written["graph"].node)
+    assert {"report", "kept_by_layer", "memory/predicted", "memory/measured"} <= written.keys()
+    before = scalars(tmp_path / "original")
+    assert before["predicted_peak"] == level(report.report.predicted_peak_before)
+    assert before["kept_bytes"] == level(report.report.kept_bytes_before)
+    assert "measured_peak" not in before
+    kept = [sum("/kept/" in n.name for n in run["graph"].node) for run in (before, written)]
+    assert kept[0] > kept[1] > 0
+    assert not any("/fused_" in n.name for n in before["graph"].node)
+    assert any("/fused_" in n.name for n in written["graph"].node)
+
+
+def test_a_step_that_is_not_rewritten_is_the_original(tmp_path):
+    report, _ = fit_wide(False, log_dir=tmp_path)
+    assert [run.name for run in tmp_path.iterdir()] == ["original"]
+    written = scalars(tmp_path / "original")
+    assert written["measured_peak"] == level(report.measured_peak)
+    assert "memory/measured" in written
+
+
+def test_a_second_fit_whose_step_was_traced_before(tmp_path):
+    x = np.random.default_rng(0).standard_normal((4 * ROWS, SIDE)).astype(np.float32)
+    model = nfad.keras.optimize(wide(), nfad.Options(on_error="raise"))
+    model.compile("sgd", "mse")
+    model.fit(x, x[:, :1], batch_size=ROWS, verbose=0)
+    lines = []
+    callback = nfad.keras.MemoryReport(tmp_path, print_fn=lines.append)
+    model.fit(x, x[:, :1], batch_size=ROWS, verbose=0, callbacks=[callback])
+    written = scalars(tmp_path / "rewritten")
+    assert callback.report.changed
+    assert written["predicted_peak"] == level(callback.report.predicted_peak_after)
+    assert "graph" not in written
+    assert any("was traced before" in line for line in lines)
 
 
 def test_inside_rewriting_and_the_progress_bar(capsys):

@@ -13,15 +13,15 @@ import tensorflow as tf
 from absl import logging
 
 from nested_fad_tf import functions
+from nested_fad_tf.functions import Session
 from nested_fad_tf.integrations.keras.optimized import session_of
-from nested_fad_tf.report import tensorboard
+from nested_fad_tf.report import step_runs, tensorboard
 from nested_fad_tf.report.allocations import Account, Recording
 from nested_fad_tf.report.summary import Report
 
 # Counted from the first step of a fit: the first traces, the second runs under the profiler to tell
 # the sizes of what later steps replace, the third is measured.
 _WARM_UP, _MEASURED = 1, 2
-_RUN = "rewritten"
 
 
 class MemoryReport(keras.callbacks.Callback):
@@ -34,8 +34,9 @@ class MemoryReport(keras.callbacks.Callback):
     measures. The measured peak is printed after the epoch, so as not to break the progress bar.
 
     Args:
-        log_dir: Where to write for TensorBoard: predicted and measured peak, seconds a step, the
-            rewritten graph, and what it keeps. Nothing is written by default.
+        log_dir: Where to write for TensorBoard, as the runs `original` and `rewritten`: graphs,
+            what they keep, predicted peaks; and of the one that trains, measured peak, memory over
+            a step and seconds a step. Nothing is written by default.
         print_fn: Called with each line.
 
     Attributes:
@@ -62,6 +63,7 @@ class MemoryReport(keras.callbacks.Callback):
         self._recording: Recording | None = None
         self._marked: Any = None
         self._unsaid: list[str] = []
+        self._session: Session | None = None
 
     @property
     def step_seconds(self) -> float | None:
@@ -73,6 +75,9 @@ class MemoryReport(keras.callbacks.Callback):
         # A fit that failed in its second or third step told no callback that it ended.
         self._end_recording()
         self._begin()
+        self._session = session_of(self.model) or functions.current_session()
+        if self._session is not None and self._log_dir is not None:
+            self._session.watching = True
 
     def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Starts the profiler for the second step, and the account for the third."""
@@ -124,33 +129,25 @@ class MemoryReport(keras.callbacks.Callback):
         return int(tf.convert_to_tensor(getattr(self.model, "steps_per_execution", 1) or 1))
 
     def _report_step(self) -> None:
-        session = session_of(self.model) or functions.current_session()
-        if session is None:
+        if self._session is None:
             self._print("memory report: this model is not rewritten; nfad.keras.optimize does that")
             return
-        found = session.largest()
+        found = self._session.largest()
+        seen = self._session.stop_watching()
         if found is None:
-            reasons = {r.reason for r in session.reports if r.reason}
+            reasons = {r.reason for r in self._session.reports if r.reason}
             self._print(f"memory report: nothing was rewritten ({'; '.join(sorted(reasons))})")
             return
         self.report, graph = found
         self.report.summary(self._print)
-        if self._log_dir is not None and graph is not None:
-            run = tensorboard.Run(
-                _RUN,
-                graph.as_graph_def(),
-                self.report.kept_bytes_after,
-                self.report,
-                applied=self.report.changed,
-            )
-            tensorboard.write(self._log_dir, [run])
-        self._write(
-            0,
-            {
-                "predicted_peak_original": self.report.predicted_peak_before,
-                "predicted_peak": self.report.predicted_peak_after,
-            },
-        )
+        if self._log_dir is None:
+            return
+        if seen is not None and graph is not None:
+            tensorboard.write(self._log_dir, step_runs.runs(self.report, *seen, graph))
+            return
+        self._print("memory report: the step was traced before this fit; no graphs are written")
+        peak = {"predicted_peak": self.report.predicted_peak_after}
+        tensorboard.write_levels(self._log_dir / self._run, peak)
 
     def _start_recording(self) -> Recording | None:
         recording = Recording()
@@ -173,7 +170,13 @@ class MemoryReport(keras.callbacks.Callback):
         if accounts:
             self.measured_peak = accounts[-1].peak
             self._unsaid.append(f"measured peak of a step {self.measured_peak / 2**20:.2f} MiB")
-            self._write(0, {"measured_peak": self.measured_peak})
+            if self._log_dir is not None:
+                peak = {"measured_peak": self.measured_peak}
+                tensorboard.write_levels(self._log_dir / self._run, peak)
+                timeline = step_runs.measured_timeline(
+                    {self._run: accounts[-1].timeline}, {self._run: self.measured_peak}
+                )
+                tensorboard.write_timeline(self._log_dir, self._run, step_runs.MEASURED, timeline)
 
     def _say(self) -> None:
         for line in self._unsaid:
@@ -182,4 +185,9 @@ class MemoryReport(keras.callbacks.Callback):
 
     def _write(self, step: int, values: Mapping[str, float]) -> None:
         if self._log_dir is not None:
-            tensorboard.write_scalars(self._log_dir / _RUN, step, values)
+            tensorboard.write_scalars(self._log_dir / self._run, step, values)
+
+    @property
+    def _run(self) -> str:
+        """The run of what trains."""
+        return tensorboard.ORIGINAL if self._session is None else tensorboard.REWRITTEN

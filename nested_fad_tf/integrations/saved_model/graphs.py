@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from nested_fad_tf.errors import SavedModelError
 from nested_fad_tf.graph import versions
+from nested_fad_tf.graph.view import GraphView
 from nested_fad_tf.integrations.saved_model import files
 from nested_fad_tf.integrations.saved_model.library import Library
+from nested_fad_tf.report.shown_graph import shown
+from nested_fad_tf.report.summary import Report
 
 
-def graph_of_functions(src: str | os.PathLike[str]) -> Any:
+def graph_of_functions(src: str | os.PathLike[str], reports: Sequence[Report]) -> Any:
     """Reads the graphs of all functions.
 
     Args:
         src: The folder of a SavedModel; it is only read.
+        reports: What is known of its functions.
 
     Returns:
-        One `GraphDef` with the nodes of each function, in a scope of the function's name.
+        One `GraphDef` with the nodes of each function, in a scope of the function's name; what was
+        added is marked as in `report/shown_graph.py`.
 
     Raises:
         UnsupportedVersionError: If the installed TensorFlow is not supported.
@@ -34,9 +40,10 @@ def graph_of_functions(src: str | os.PathLike[str]) -> Any:
         raise SavedModelError(f"{src}: written by TensorFlow 1, it holds no functions to show")
     library = Library(meta_graph)
     whole = tf.compat.v1.GraphDef()
+    seeds = {r.function_name: r.gradient_seeds for r in reports}
     for name in library.names():
-        part = library.functions[name].graph.as_graph_def(add_shapes=True)
-        whole.versions.CopyFrom(part.versions)
+        graph = library.functions[name].graph
+        part = shown(GraphView.from_func_graph(graph), (), seeds.get(graph.name, ()))
         for node in part.node:
             _move(node, name)
             whole.node.append(node)

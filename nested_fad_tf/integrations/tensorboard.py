@@ -1,0 +1,120 @@
+"""`nfad.tensorboard`: a function and its rewrite side by side in TensorBoard."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from nested_fad_tf import pipeline
+from nested_fad_tf.graph import tracing
+from nested_fad_tf.graph.view import GraphView
+from nested_fad_tf.options import Options
+from nested_fad_tf.plan.plan import Plan
+from nested_fad_tf.report import memory, step_runs, tensorboard
+from nested_fad_tf.report.summary import Report
+
+
+def compare(
+    fn: Callable[..., Any],
+    *args: Any,
+    log_dir: str | os.PathLike[str],
+    options: Options | None = None,
+    runs: int = 5,
+    **kwargs: Any,
+) -> Report:
+    """Writes a function and its rewrite as the runs `original` and `rewritten` of one folder.
+
+    Both have the graph with what is kept for the backward pass, fused and recomputed marked by
+    scopes; the report as text; predicted and measured peak, kept bytes and seconds a step as
+    scalars; what is kept by layer as a histogram; the memory over a step as images, if matplotlib
+    is installed.
+
+    To measure, the function is run for real, about a dozen times each way. The variables that it
+    changes get their values back, so that training does not move on.
+
+        report = nfad.tensorboard.compare(train_step, x, y, log_dir="logs")
+
+    Args:
+        fn: A Python function or a `tf.function`.
+        *args: Its arguments. With `tf.TensorSpec`s among them nothing is measured.
+        log_dir: The folder to write to; what is in it stays.
+        options: What the rewrite may do; `Options()` by default.
+        runs: How many calls are timed; 0 to measure nothing.
+        **kwargs: Keyword arguments of the function.
+
+    Returns:
+        The report on the rewrite.
+
+    Raises:
+        TypeError: If `fn` is a `ConcreteFunction`: it can't be traced anew.
+        RewriteError: If the rewrite fails and `options.on_error` is "raise".
+    """
+    if isinstance(fn, tf.types.experimental.ConcreteFunction):
+        raise TypeError(
+            "nfad.tensorboard.compare traces a function anew, which a ConcreteFunction can't be:"
+            " give it the tf.function that the ConcreteFunction was made of"
+        )
+    python_function = getattr(fn, "python_function", fn)
+    step = _Rewritten(python_function, args, kwargs, options or Options())
+    measured = {}
+    given = tf.nest.flatten((args, kwargs), expand_composites=True)
+    if runs and not any(isinstance(value, tf.TypeSpec) for value in given):
+        original = tf.function(python_function)
+        for name, function in (
+            (tensorboard.ORIGINAL, original),
+            (tensorboard.REWRITTEN, step.function),
+        ):
+            with tracing.observing(None), _restoring(step.graph.variables):
+                measured[name] = memory.measure(function, *args, runs=runs, **kwargs)
+    made = step_runs.runs(step.report, step.view, step.plan, step.graph, measured)
+    tensorboard.write(pathlib.Path(log_dir), made)
+    return step.report
+
+
+class _Rewritten:
+    """A function that was traced and rewritten, and what was known of it before.
+
+    Attributes:
+        function: The `tf.function`.
+        graph: Its graph, rewritten.
+        report: The report on it.
+        view: Its graph before; as it is, if the pass failed and nothing was changed.
+        plan: What was planned; `None` if it is differentiated from outside.
+    """
+
+    def __init__(
+        self, python_function: Callable[..., Any], args: Any, kwargs: Any, options: Options
+    ) -> None:
+        self._options = options
+        self._outer = tracing.outer_graph()
+        self.plan: Plan | None = None
+        self._seen: GraphView | None = None
+        self.function = tf.function(python_function)
+        with tracing.observing(self._rewrite):
+            self.graph = self.function.get_concrete_function(*args, **kwargs).graph
+        self.view = self._seen or GraphView.from_func_graph(self.graph)
+
+    def _rewrite(self, graph: Any) -> None:
+        if tracing.is_nested_in(graph, self._outer):
+            self.report = pipeline.rewrite_graph(graph, self._options, watch=self._watch)
+        else:
+            pipeline.rewrite_graph(graph, self._options)
+
+    def _watch(self, view: GraphView, plan: Plan | None) -> None:
+        self._seen, self.plan = view, plan
+
+
+@contextlib.contextmanager
+def _restoring(variables: Sequence[tf.Variable]) -> Iterator[None]:
+    """Gives variables their values back after the block."""
+    before = [variable.numpy() for variable in variables]
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, before, strict=True):
+            variable.assign(value)
