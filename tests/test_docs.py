@@ -18,7 +18,14 @@ from nested_fad_tf.cli import main
 _REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 _PACKAGE = _REPOSITORY / "nested_fad_tf"
 _PAGES = [_REPOSITORY / "README.md", *sorted((_REPOSITORY / "docs").glob("*.md"))]
-_WITH_CODE = ["README.md", "docs/guide.md", "docs/how_it_works.md", "docs/adding_an_op.md"]
+_WITH_CODE = [
+    "README.md",
+    "docs/quickstart.md",
+    "docs/faq.md",
+    "docs/guide.md",
+    "docs/how_it_works.md",
+    "docs/adding_an_op.md",
+]
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _MARK = "@@ block "
 
