@@ -1,12 +1,7 @@
 """Train TensorFlow models in less memory, with the same gradients.
 
-    import nested_fad_tf as nfad
-
-    @nfad.function                      # instead of @tf.function
-    def train_step(x, y): ...
-
-    with nfad.rewriting():              # or: any tf.function traced inside
-        model.fit(x, y)
+`nested_fad_tf.function` stands in for `tf.function`, `nested_fad_tf.rewriting` acts on every
+`tf.function` that is traced inside a block.
 
 The public names are imported when they are first used (PEP 562): importing the package must not
 import TensorFlow, so that the command line answers --help at once and can quieten TensorFlow before

@@ -126,13 +126,19 @@ def function(
 ) -> Any:
     """Drop-in for `tf.function` that makes training steps need less memory.
 
-        @nfad.function
-        def train_step(x, y):
-            with tf.GradientTape() as tape:
-                loss = loss_fn(y, model(x, training=True))
-            gradients = tape.gradient(loss, model.trainable_variables)
-            optimizer.apply_gradients(zip(gradients, model.trainable_variables))
-            return loss
+    Examples:
+        >>> weights = tf.Variable(tf.random.normal([256, 256]))
+        >>> @nfad.function  # instead of @tf.function
+        ... def train_step(x):
+        ...     with tf.GradientTape() as tape:
+        ...         hidden = tf.nn.gelu(x @ weights)
+        ...         loss = tf.reduce_mean(tf.square(hidden @ weights))
+        ...     weights.assign_sub(0.1 * tape.gradient(loss, weights))
+        ...     return loss
+        >>> train_step(tf.ones([1024, 256])).shape
+        TensorShape([])
+        >>> [report.changed for report in train_step.reports]
+        [True]
 
     Args:
         func: The Python function; without it, a decorator is returned.
@@ -160,9 +166,16 @@ def rewrite(
     A function that holds no backward pass (a model's call, a layer) can be differentiated from
     outside as before, to any order; a tape around it then keeps less of it.
 
-        call = nfad.rewrite(model_call, tf.TensorSpec([None, 784]))
-        with tf.GradientTape() as tape:
-            loss = loss_fn(y, call(x))
+    Examples:
+        >>> layer = tf.keras.layers.Dense(256, activation="mish")
+        >>> call = nfad.rewrite(layer, tf.TensorSpec([1024, 256]))
+        >>> with tf.GradientTape() as tape:
+        ...     loss = tf.reduce_sum(call(tf.ones([1024, 256])))
+        >>> len(tape.gradient(loss, layer.trainable_variables))
+        2
+        >>> report = call.reports[-1]
+        >>> report.kept_bytes_before > report.kept_bytes_after
+        True
 
     Args:
         fn: A Python function, a `tf.function` or a `ConcreteFunction`. The last, also one of a
@@ -210,6 +223,14 @@ def explain(
     """Says what a rewrite would do and what is kept for the backward pass today.
 
     Traces the function, but changes and runs nothing.
+
+    Examples:
+        >>> weights = tf.Variable(tf.ones([512, 512]))
+        >>> def gradient(x):
+        ...     return tf.gradients(tf.reduce_sum(tf.nn.gelu(x @ weights)), x)
+        >>> report = nfad.explain(gradient, tf.TensorSpec([2048, 512]))
+        >>> report.kept_bytes_before // 2**20, report.kept_bytes_after // 2**20
+        (12, 4)
 
     Args:
         fn: A Python function, a `tf.function` or a `ConcreteFunction`.
@@ -306,13 +327,16 @@ def rewriting(
 ) -> Iterator[Session]:
     """Rewrites every `tf.function` traced inside the block.
 
-        with nfad.rewriting() as session:
-            model.fit(x, y)
-        for report in session.reports:
-            if report.changed:
-                report.summary()
-
     Functions traced before the block stay as they are, and nothing is changed after it.
+
+    Examples:
+        >>> model = tf.keras.Sequential([tf.keras.layers.Dense(256, "gelu") for _ in range(3)])
+        >>> model.compile("sgd", "mse")
+        >>> x = tf.ones([2048, 256])
+        >>> with nfad.rewriting(nfad.Options(nominal_size=1024)) as session:
+        ...     history = model.fit(x, x, batch_size=1024, verbose=0)
+        >>> any(report.changed for report in session.reports)
+        True
 
     Args:
         options: What the rewrites may do; `Options()` by default.

@@ -30,8 +30,13 @@ class Options:
 
     Options are values: they compare, hash, and change only through `replace`.
 
-        options = nfad.Options(strategy="recompute")
-        options = nfad.Options.preset("low_memory").replace(verify=True)
+    Examples:
+        >>> nfad.Options.preset("low_memory").replace(verify=True).tradeoff
+        0.0
+        >>> nfad.Options(strategy="automatic")
+        Traceback (most recent call last):
+        ...
+        nested_fad_tf.errors.OptionsError: strategy is 'automatic' (did you mean 'auto'?); ...
 
     Attributes:
         strategy: What is kept for the backward pass. "auto" decides for every chain by a minimum

@@ -25,6 +25,18 @@ def assert_same_step(
     Runs the step twice from the same variable values, once with `tf.function` and once with
     `nested_fad_tf.function`, and compares outputs and variables.
 
+    Examples:
+        >>> total = tf.Variable(0.0)
+        >>> def step(x):
+        ...     with tf.GradientTape() as tape:
+        ...         tape.watch(x)
+        ...         loss = tf.reduce_mean(tf.nn.gelu(x) ** 2)
+        ...     total.assign_add(loss)
+        ...     return tape.gradient(loss, x)
+        >>> report = nfad.testing.assert_same_step(step, tf.random.normal([512, 512]))
+        >>> report.changed
+        True
+
     Args:
         fn: A Python function, or a `tf.function`.
         *args: Its arguments.

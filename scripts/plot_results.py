@@ -57,15 +57,19 @@ def read(paths: Iterable[pathlib.Path]) -> Peaks:
     """Reads the memory rows of result files.
 
     Args:
-        paths: Files that `nested-fad-tf bench` wrote; those without memory rows are passed over.
+        paths: Result files; those without memory rows of `nested-fad-tf bench` are passed over, and
+            rows of steps that are compiled as a whole.
 
     Returns:
         Peaks by model and series; models and series that the figure doesn't show are left out.
     """
     found: Peaks = {}
     for path in paths:
-        for row in json.loads(path.read_text(encoding="utf-8"))["results"].get("memory", []):
-            if row["strategy"] in SERIES:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        # Other scripts write a plain list of rows.
+        results = content["results"] if isinstance(content, dict) else {}
+        for row in results.get("memory", []):
+            if row["strategy"] in SERIES and not row.get("jit_compile"):
                 model = found.setdefault(row["model"], {})
                 model["plain"] = row["plain_peak"] / _MIB
                 model[row["strategy"]] = row["peak"] / _MIB

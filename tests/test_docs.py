@@ -2,77 +2,38 @@
 
 import ast
 import dataclasses
-import pathlib
+import json
 import re
 import runpy
-import shlex
-import shutil
 import unicodedata
 
-import keras
+import pages
 import pytest
-from traced import gelu_by_erfc
 
 import nested_fad_tf as nfad
-from nested_fad_tf.cli import main
 
-_REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
-_PACKAGE = _REPOSITORY / "nested_fad_tf"
-_PAGES = [_REPOSITORY / "README.md", *sorted((_REPOSITORY / "docs").glob("*.md"))]
-_WITH_CODE = ["README.md", "docs/guide.md", "docs/how_it_works.md", "docs/adding_an_op.md"]
-_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_MARK = "@@ block "
-
-
-def _read(name):
-    return (_REPOSITORY / name).read_text(encoding="utf-8")
+_PACKAGE = pages.REPOSITORY / "nested_fad_tf"
+_PAGES = [pages.REPOSITORY / "README.md", *sorted((pages.REPOSITORY / "docs").glob("*.md"))]
+# README.md's code runs in test_readme.py; docs/index.md shows the same in short.
+_WITH_CODE = [
+    "docs/quickstart.md",
+    "docs/faq.md",
+    "docs/guide.md",
+    "docs/how_it_works.md",
+    "docs/adding_an_op.md",
+]
 
 
 def _id(page):
-    return str(page.relative_to(_REPOSITORY))
-
-
-@dataclasses.dataclass
-class _Block:
-    """Python code, and the output the page shows right below it, if any."""
-
-    code: str
-    output: str | None
-
-
-def _blocks(text):
-    fences = [(m[1], m[2], m.start(), m.end()) for m in _FENCE.finditer(text)]
-    for index, (language, code, _, end) in enumerate(fences):
-        if language != "python":
-            continue
-        below = fences[index + 1] if index + 1 < len(fences) else None
-        shown = below and below[0] == "text" and not text[end : below[2]].strip()
-        yield _Block(code, below[1] if shown else None)
-
-
-def _comparable(output):
-    """Output without what differs from run to run: how long the pass took, and trailing spaces."""
-    output = re.sub(r"rewritten in [\d.]+ s", "rewritten in ... s", output)
-    return [line.rstrip() for line in output.strip().splitlines()]
+    return str(page.relative_to(pages.REPOSITORY))
 
 
 @pytest.mark.parametrize("page", _WITH_CODE)
 def test_code_runs_and_prints_what_the_page_shows(page, tmp_path, monkeypatch, capsys):
-    blocks = list(_blocks(_read(page)))
+    blocks = list(pages.blocks(pages.read(page)))
     assert blocks
-    # A file, since AutoGraph reads the source of what it converts.
-    script = tmp_path / "page.py"
-    marked = (f"print({_MARK + str(i)!r})\n{block.code}" for i, block in enumerate(blocks))
-    script.write_text("\n".join(marked), encoding="utf-8")
-    shutil.copytree(_REPOSITORY / "configs", tmp_path / "configs")
     monkeypatch.chdir(tmp_path)
-    keras.utils.clear_session()  # Keras counts layers, and names them accordingly.
-    runpy.run_path(str(script))
-    outputs = re.split(rf"^{_MARK}\d+\n", capsys.readouterr().out, flags=re.MULTILINE)[1:]
-    for block, output in zip(blocks, outputs, strict=True):
-        # Pages show the GELU of 2.19 and newer; elsewhere the code has to run.
-        if block.output is not None and gelu_by_erfc():
-            assert _comparable(output) == _comparable(block.output), block.code
+    pages.run(blocks, tmp_path, lambda: capsys.readouterr().out)
 
 
 def _anchor(heading):
@@ -83,13 +44,13 @@ def _anchor(heading):
 
 
 def _anchors(page):
-    text = _FENCE.sub("", page.read_text(encoding="utf-8"))
+    text = pages.FENCE.sub("", page.read_text(encoding="utf-8"))
     return {_anchor(heading) for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
 
 
 @pytest.mark.parametrize("page", _PAGES, ids=_id)
 def test_links_lead_somewhere(page):
-    text = _FENCE.sub("", page.read_text(encoding="utf-8"))
+    text = pages.FENCE.sub("", page.read_text(encoding="utf-8"))
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if target.startswith("https://"):
             continue
@@ -102,26 +63,32 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", _PAGES, ids=_id)
 def test_commands_are_understood(page):
-    commands = {command.name: command for command in main.COMMANDS}
-    for language, code in _FENCE.findall(page.read_text(encoding="utf-8")):
-        for line in code.splitlines() if language == "sh" else ():
-            if not line.startswith("nested-fad-tf "):
-                continue
-            name, *arguments = shlex.split(line, comments=True)[1:]
-            if "--help" not in arguments:
-                main._flag_values(commands[name])([name, *arguments])
+    pages.check_commands(page.read_text(encoding="utf-8"))
+
+
+def test_commands_that_are_not_there_are_found():
+    for line in (
+        "nested-fad-tf trian",
+        "scripts/tset",
+        "pip install .[doc]",
+        "scripts/fuzz --hard",
+    ):
+        with pytest.raises((AssertionError, OSError, KeyError)):
+            pages.check_commands(f"```sh\n{line}\n```\n")
 
 
 def test_every_option_is_in_the_guide_with_its_default():
-    rows = dict(re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", _read("docs/guide.md"), re.MULTILINE))
+    rows = dict(
+        re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", pages.read("docs/guide.md"), re.MULTILINE)
+    )
     for field in dataclasses.fields(nfad.Options):
         assert field.name in rows, f"{field.name} is not in the table of options"
         assert ast.literal_eval(rows[field.name]) == field.default
 
 
 def test_every_preset_is_in_the_guide():
-    for preset in (_REPOSITORY / "configs").glob("*.toml"):
-        assert f"| `{preset.stem}` |" in _read("docs/guide.md")
+    for preset in (pages.REPOSITORY / "configs").glob("*.toml"):
+        assert f"| `{preset.stem}` |" in pages.read("docs/guide.md")
 
 
 def _sentences(path):
@@ -154,12 +121,22 @@ def test_reasons_are_found():
 
 @pytest.mark.parametrize("reason", _reasons())
 def test_every_reason_is_explained(reason):
-    assert reason in _read("docs/limits.md")
+    assert reason in pages.read("docs/limits.md")
+
+
+def test_the_table_of_peers_is_what_was_measured():
+    script = runpy.run_path(str(pages.REPOSITORY / "scripts" / "compare_peers"))
+    rows = json.loads(pages.read("docs/results/peers.json"))["results"]["peers"]
+    text = pages.read("docs/comparison.md")
+    shown = text.partition("<!-- peers -->")[2].partition("<!-- /peers -->")[0]
+    assert shown.strip() == script["table"](rows)
 
 
 def test_extras_and_requirements_are_explained():
-    text = _read("docs/dependencies.md")
-    for name, bound in re.findall(r"^ {4}([\w-]+)>=([\d.]+)$", _read("setup.cfg"), re.MULTILINE):
+    text = pages.read("docs/dependencies.md")
+    for name, bound in re.findall(
+        r"^ {4}([\w-]+)>=([\d.]+)$", pages.read("setup.cfg"), re.MULTILINE
+    ):
         assert re.search(rf"{name}( >= | \| ){re.escape(bound)}", text), f"{name}>={bound}"
 
 

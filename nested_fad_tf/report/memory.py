@@ -69,6 +69,12 @@ def measure(fn: Callable[..., Any], *args: Any, runs: int = 5, **kwargs: Any) ->
     profiler (once to learn the sizes of the buffers that later calls replace, three times to
     measure; the one with the median peak is reported). A training step moves on by as many steps.
 
+    Examples:
+        >>> double = tf.function(lambda x: 2 * x)
+        >>> measurement = nfad.measure(double, tf.ones([1024, 1024]), runs=1)
+        >>> measurement.peak_bytes // 2**20  # the result: 1024 * 1024 floats
+        4
+
     Args:
         fn: A tf.function, a function made by `nested_fad_tf.function`, or any callable that runs
             TensorFlow ops.

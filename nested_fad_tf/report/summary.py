@@ -68,6 +68,16 @@ class ChainReport:
 class Report:
     """What was done to one traced function.
 
+    Examples:
+        >>> weights = tf.Variable(tf.ones([512, 512]))
+        >>> def gradient(x):
+        ...     return tf.gradients(tf.reduce_sum(tf.nn.gelu(x @ weights)), x)
+        >>> report = nfad.explain(gradient, tf.TensorSpec([2048, 512]))
+        >>> [(kept.op_type, kept.shape, kept.bytes) for kept in report.kept]
+        [('MatMul', (2048, 512), 4194304)]
+        >>> [(chain.name, chain.action) for chain in report.chains]
+        [('Gelu', 'recompute')]
+
     Attributes:
         function_name: The function.
         changed: Whether it was rewritten.

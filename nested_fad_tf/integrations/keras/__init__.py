@@ -1,8 +1,6 @@
 """For those who train with `fit`.
 
-    nfad.keras.optimize(model)
-    model.fit(x, y, callbacks=[nfad.keras.MemoryReport(log_dir)])
-
+`optimize` makes a model train rewritten, and the callback `MemoryReport` tells what came of it.
 Works with Keras 3 on its TensorFlow backend and with tf_keras (Keras 2).
 """
 

@@ -27,11 +27,18 @@ _WARM_UP, _MEASURED = 1, 2
 class MemoryReport(keras.callbacks.Callback):
     """Prints the report on a training step after the first one, and measures the third.
 
-        nfad.keras.optimize(model)
-        model.fit(x, y, callbacks=[nfad.keras.MemoryReport("logs")])
-
     Works as well inside `nfad.rewriting()`, and with a model that is not rewritten, whose step it
     measures. The measured peak is printed after the epoch, so as not to break the progress bar.
+
+    Examples:
+        >>> model = tf.keras.Sequential([tf.keras.layers.Dense(256, "gelu") for _ in range(3)])
+        >>> nfad.keras.optimize(model).compile("adam", "mse")
+        >>> x = tf.ones([4096, 256])
+        >>> told = []
+        >>> callback = nfad.keras.MemoryReport(print_fn=told.append)
+        >>> history = model.fit(x, x, batch_size=1024, verbose=0, callbacks=[callback])
+        >>> callback.report.changed, any("kept for the backward pass" in line for line in told)
+        (True, True)
 
     Args:
         log_dir: Where to write for TensorBoard, as the runs `original` and `rewritten`: graphs,

@@ -36,14 +36,19 @@ _EAGER = "run_eagerly=True: no function is traced, so there is nothing to rewrit
 def optimize(model: Any, options: Options | None = None) -> Any:
     """Makes a Keras model's training need less memory.
 
-        model = nfad.keras.optimize(model)
-        model.compile("adam", loss_fn)
-        model.fit(x, y)
-
     `fit`, `train_on_batch` and custom `train_step`s run rewritten from now on, whatever was or will
     be compiled. `model.save` keeps the options; to load the file, import this integration first
     (`from nested_fad_tf import keras`). What `strip` gives back can be saved for those who don't
     have this package. `keras.models.clone_model` keeps the options, except of a `Sequential`.
+
+    Examples:
+        >>> model = tf.keras.Sequential([tf.keras.layers.Dense(256, "gelu") for _ in range(3)])
+        >>> model = nfad.keras.optimize(model)
+        >>> model.compile("adam", "mse")
+        >>> x = tf.ones([2048, 256])
+        >>> history = model.fit(x, x, batch_size=1024, verbose=0)
+        >>> any(report.changed for report in nfad.keras.reports(model))
+        True
 
     Args:
         model: A `keras.Model` (Keras 3 with the TensorFlow backend, or tf_keras).
@@ -78,6 +83,11 @@ def optimize(model: Any, options: Options | None = None) -> Any:
 def strip(model: Any) -> Any:
     """Takes back what `optimize` did.
 
+    Examples:
+        >>> model = nfad.keras.optimize(tf.keras.Sequential([tf.keras.layers.Dense(1)]))
+        >>> type(nfad.keras.strip(model)) is tf.keras.Sequential
+        True
+
     Args:
         model: A Keras model, optimized or not.
 
@@ -94,6 +104,11 @@ def strip(model: Any) -> Any:
 
 def reports(model: Any) -> list[Report]:
     """Tells what was done to the functions that an optimized model traced while training.
+
+    Examples:
+        >>> model = nfad.keras.optimize(tf.keras.Sequential([tf.keras.layers.Dense(1)]))
+        >>> nfad.keras.reports(model)  # it has not been trained yet
+        []
 
     Args:
         model: A model that was given to `optimize`.

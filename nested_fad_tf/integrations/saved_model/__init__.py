@@ -1,8 +1,5 @@
 """Rewrites SavedModels, so that fine-tuning them needs less memory.
 
-    nfad.saved_model.rewrite("model", "model_small")
-    model = tf.saved_model.load("model_small")      # here or anywhere, without this package
-
 The functions in the file get chains with gradients of their own, stored beside them. Everything
 else in it stays as it was: variables, assets, signatures, the object graph.
 """

@@ -37,13 +37,21 @@ def rewrite(
 ) -> Report:
     """Rewrites a SavedModel so that training what it holds keeps less memory.
 
-        report = nfad.saved_model.rewrite("model", "model_small")
-        report.summary()
-
     The result loads with `tf.saved_model.load` in processes without this package, gives the same
     outputs, and its functions can be differentiated. (Under a tape, oneDNN may fuse other ops of
     the forward pass than before, and round their results otherwise.) With fuse="ops", the default
     here, it holds plain TensorFlow ops only and can be served wherever the original could.
+
+    Examples:
+        >>> model = tf.keras.Sequential([tf.keras.layers.Dense(256, "gelu") for _ in range(3)])
+        >>> outputs = model(tf.ones([1, 256]))
+        >>> tf.saved_model.save(model, "model")
+        >>> report = nfad.saved_model.rewrite("model", "model_small", nfad.Options(min_bytes=1024))
+        >>> report.changed
+        True
+        >>> small = tf.saved_model.load("model_small")  # here or anywhere, without this package
+        >>> sorted(small.signatures)
+        ['serving_default']
 
     Args:
         src: The folder of a SavedModel; it is only read.
@@ -92,6 +100,14 @@ def inspect(
     progress: Progress | None = None,
 ) -> Report:
     """Says what is kept when a SavedModel is trained, and what `rewrite` would change.
+
+    Examples:
+        >>> module = tf.Module()
+        >>> module.call = tf.function(tf.math.tanh, [tf.TensorSpec([None, 8])])
+        >>> tf.saved_model.save(module, "tanh")
+        >>> report = nfad.saved_model.inspect("tanh")
+        >>> report.changed, report.reason
+        (False, 'no gradient is computed in this function; ...')
 
     Args:
         src: The folder of a SavedModel; it is only read.
