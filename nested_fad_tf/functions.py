@@ -190,18 +190,26 @@ def rewrite(
     Raises:
         RewriteError: If the rewrite fails and `options.on_error` is "raise".
     """
-    python_function, args, kwargs = _traceable(fn, args, kwargs)
+    python_function, args, kwargs = traceable(fn, args, kwargs)
     rewritten: Function = function(python_function, options=options)
     rewritten.get_concrete_function(*args, **kwargs)
     return rewritten
 
 
-def _traceable(
+def traceable(
     fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
     """What to trace for a function, and the arguments to trace it for.
 
     A `ConcreteFunction` can't be traced anew: what is traced is a call of it, which is inlined.
+
+    Args:
+        fn: A Python function, a `tf.function` or a `ConcreteFunction`.
+        args: What the user gave. Without any, a `ConcreteFunction` is traced for its signature.
+        kwargs: The same, by name.
+
+    Returns:
+        A Python function, its arguments and its keyword arguments.
     """
     if not isinstance(fn, tf.types.experimental.ConcreteFunction):
         return getattr(fn, "python_function", fn), args, kwargs
@@ -248,7 +256,7 @@ def explain(
     if reason := versions.warn_if_unsupported():
         name = getattr(fn, "__name__", "function")
         return unchanged(name, reason, options.strategy, 0, 0.0)
-    python_function, args, kwargs = _traceable(fn, args, kwargs)
+    python_function, args, kwargs = traceable(fn, args, kwargs)
     with tracing.observing(None):
         graph = tf.function(python_function).get_concrete_function(*args, **kwargs).graph
     return pipeline.rewrite_graph(graph, options, apply=False)

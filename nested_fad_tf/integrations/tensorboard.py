@@ -11,12 +11,15 @@ from typing import Any
 import tensorflow as tf
 
 from nested_fad_tf import pipeline
+from nested_fad_tf.functions import traceable
 from nested_fad_tf.graph import tracing
 from nested_fad_tf.graph.view import GraphView
 from nested_fad_tf.options import Options
 from nested_fad_tf.plan.plan import Plan
 from nested_fad_tf.report import memory, step_runs, tensorboard
 from nested_fad_tf.report.summary import Report
+
+__all__ = ["compare"]
 
 
 def compare(
@@ -37,11 +40,19 @@ def compare(
     To measure, the function is run for real, about a dozen times each way. The variables that it
     changes get their values back, so that training does not move on.
 
-        report = nfad.tensorboard.compare(train_step, x, y, log_dir="logs")
+    Examples:
+        >>> layer = tf.keras.layers.Dense(256, activation="mish")
+        >>> def train_step(x):
+        ...     with tf.GradientTape() as tape:
+        ...         loss = tf.reduce_sum(layer(layer(layer(x))))
+        ...     return tape.gradient(loss, layer.trainable_variables)
+        >>> nfad.tensorboard.compare(train_step, tf.ones([1024, 256]), log_dir="logs").changed
+        True
 
     Args:
-        fn: A Python function or a `tf.function`.
-        *args: Its arguments. With `tf.TensorSpec`s among them nothing is measured.
+        fn: A Python function, a `tf.function` or a `ConcreteFunction`.
+        *args: Its arguments, as for `nfad.rewrite`. With `tf.TensorSpec`s among them nothing is
+            measured.
         log_dir: The folder to write to; what is in it stays.
         options: What the rewrite may do; `Options()` by default.
         runs: How many calls are timed; 0 to measure nothing.
@@ -51,15 +62,9 @@ def compare(
         The report on the rewrite.
 
     Raises:
-        TypeError: If `fn` is a `ConcreteFunction`: it can't be traced anew.
         RewriteError: If the rewrite fails and `options.on_error` is "raise".
     """
-    if isinstance(fn, tf.types.experimental.ConcreteFunction):
-        raise TypeError(
-            "nfad.tensorboard.compare traces a function anew, which a ConcreteFunction can't be:"
-            " give it the tf.function that the ConcreteFunction was made of"
-        )
-    python_function = getattr(fn, "python_function", fn)
+    python_function, args, kwargs = traceable(fn, args, kwargs)
     step = _Rewritten(python_function, args, kwargs, options or Options())
     measured = {}
     given = tf.nest.flatten((args, kwargs), expand_composites=True)

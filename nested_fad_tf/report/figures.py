@@ -46,6 +46,12 @@ def look() -> contextlib.AbstractContextManager[None]:
 def save(figure: Figure, folder: Path, name: str) -> tuple[pathlib.Path, pathlib.Path]:
     """Writes a figure as SVG and as PNG.
 
+    Examples:
+        >>> import matplotlib.pyplot as plt
+        >>> figure, axes = plt.subplots()
+        >>> [path.name for path in nfad.plots.save(figure, "figures", "empty")]
+        ['empty.svg', 'empty.png']
+
     Args:
         figure: The figure.
         folder: Where to; made if it isn't there.

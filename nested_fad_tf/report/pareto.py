@@ -20,6 +20,15 @@ _Box = tuple[float, float, float, float]
 def pareto(results: Path | Mapping[str, Any] | Sequence[Path]) -> Figure:
     """Draws memory against time, relative to plain TensorFlow, with the front of the best trades.
 
+    Examples:
+        >>> memory = {"model": "mlp", "fuse": "auto", "jit_compile": False, "plain_peak": 300}
+        >>> time = {"model": "mlp", "fuse": "auto", "jit_compile": False, "ratio": 1.0}
+        >>> results = {
+        ...     "memory": [{**memory, "strategy": "auto", "peak": 100}],
+        ...     "time": [{**time, "strategy": "plain"}, {**time, "strategy": "auto"}],
+        ... }
+        >>> figure = nfad.plots.pareto({"results": results})
+
     Args:
         results: What `nested-fad-tf bench --json=FILE` writes: the file, several files (of later
             ones the rows count), or the contents.

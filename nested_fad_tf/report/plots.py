@@ -34,6 +34,16 @@ def memory(report: Report) -> Figure:
     Both passes are as long in both curves, so that they can be compared; what is live at the peaks
     is listed below.
 
+    Examples:
+        >>> layer = tf.keras.layers.Dense(256, activation="mish")
+        >>> def step(x):
+        ...     with tf.GradientTape() as tape:
+        ...         loss = tf.reduce_sum(layer(layer(layer(x))))
+        ...     return tape.gradient(loss, layer.trainable_variables)
+        >>> figure = nfad.plots.memory(nfad.explain(step, tf.TensorSpec([1024, 256])))
+        >>> [path.name for path in nfad.plots.save(figure, "figures", "memory")]
+        ['memory.svg', 'memory.png']
+
     Args:
         report: A report on a function with a backward pass.
 
@@ -74,6 +84,18 @@ def memory(report: Report) -> Figure:
 def measured(plain: Measurement, rewritten: Measurement) -> Figure:
     """Draws memory over one measured step, plain and rewritten.
 
+    Examples:
+        >>> layer = tf.keras.layers.Dense(256, activation="mish")
+        >>> def step(x):
+        ...     with tf.GradientTape() as tape:
+        ...         loss = tf.reduce_sum(layer(layer(layer(x))))
+        ...     return tape.gradient(loss, layer.trainable_variables)
+        >>> x = tf.ones([1024, 256])
+        >>> plain = nfad.measure(tf.function(step), x)
+        >>> rewritten = nfad.measure(nfad.function(step), x)
+        >>> if plain.timeline and rewritten.timeline:
+        ...     figure = nfad.plots.measured(plain, rewritten)
+
     Args:
         plain: What `nfad.measure` gave of the original.
         rewritten: What it gave of the rewritten function.
@@ -106,6 +128,14 @@ def measured(plain: Measurement, rewritten: Measurement) -> Figure:
 
 def kept(report: Report) -> Figure:
     """Draws what each layer keeps for the backward pass, before and after.
+
+    Examples:
+        >>> layer = tf.keras.layers.Dense(256, activation="mish")
+        >>> def step(x):
+        ...     with tf.GradientTape() as tape:
+        ...         loss = tf.reduce_sum(layer(layer(layer(x))))
+        ...     return tape.gradient(loss, layer.trainable_variables)
+        >>> figure = nfad.plots.kept(nfad.explain(step, tf.TensorSpec([1024, 256])))
 
     Args:
         report: A report.

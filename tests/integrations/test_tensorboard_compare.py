@@ -137,7 +137,9 @@ def test_a_function_that_is_differentiated_from_outside(tmp_path):
     assert any("nested_fad/kept/" in name for name in rewritten["graph"])
 
 
-def test_concrete_functions_are_refused(step, tmp_path):
+def test_concrete_functions(step, tmp_path):
     concrete = tf.function(step).get_concrete_function(SQUARE)
-    with pytest.raises(TypeError, match=r"give it the tf\.function"):
-        nfad.tensorboard.compare(concrete, log_dir=tmp_path)
+    report = nfad.tensorboard.compare(concrete, log_dir=tmp_path, options=OPTIONS)
+    assert report.changed
+    original, rewritten = written(tmp_path / "original"), written(tmp_path / "rewritten")
+    assert rewritten["kept_bytes"] < original["kept_bytes"]
