@@ -27,11 +27,7 @@ def products(
     Returns:
         For each active input the product, of the result's shape; `None` for zero.
     """
-    memo: dict[Any, tf.Tensor] = {}
-    for expr, tensor in zip(residual.kept, kept, strict=True):
-        memo[expr, None] = memo[expr, tensor.dtype] = tensor
-    # What isn't kept has a dtype only: it must not be read.
-    leaves: Any = {v: tf.TensorSpec(v.shape, v.dtype) for v in residual.cone.inputs}
+    memo, leaves = _memo(residual, kept), _leaves(residual)
     absorbing = absorbs_zero(residual.cone.expr)
     found: list[tf.Tensor | None] = []
     for derived in residual.derivatives:
@@ -39,6 +35,33 @@ def products(
         factor = None if number else expression.build(derived, leaves, memo, cotangent.dtype)
         found.append(times(cotangent, derived, factor, absorbing))
     return found
+
+
+def copy(residual: Residual, kept: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Computes a cone's result again, with ops in the current graph.
+
+    Args:
+        residual: The cone.
+        kept: What it is computed from.
+
+    Returns:
+        The result.
+    """
+    return expression.build(
+        residual.cone.expr, _leaves(residual), _memo(residual, kept), residual.cone.output.dtype
+    )
+
+
+def _memo(residual: Residual, kept: Sequence[tf.Tensor]) -> dict[Any, tf.Tensor]:
+    memo: dict[Any, tf.Tensor] = {}
+    for expr, tensor in zip(residual.kept, kept, strict=True):
+        memo[expr, None] = memo[expr, tensor.dtype] = tensor
+    return memo
+
+
+def _leaves(residual: Residual) -> Any:
+    """What isn't kept has a dtype only: it must not be read."""
+    return {v: tf.TensorSpec(v.shape, v.dtype) for v in residual.cone.inputs}
 
 
 class Kernels:
@@ -96,6 +119,20 @@ class Kernels:
         # What is kept and what is derived are told apart: together they could read alike.
         key = structure(residual, residual.kept), structure(residual, residual.derivatives)
         return self._get("backward", key, specs, body)
+
+    def again(self, residual: Residual, kept: Sequence[tf.Tensor]) -> Any:
+        """The function that computes a cone's result from what is kept of it.
+
+        Args:
+            residual: The cone.
+            kept: What is kept of it, as it is in the forward pass.
+
+        Returns:
+            The function: from the kept tensors to the result, alone in a list.
+        """
+        key = structure(residual, residual.kept), structure(residual, (residual.cone.expr,))
+        specs = [tf.TensorSpec(k.shape, k.dtype) for k in kept]
+        return self._get("again", key, specs, lambda given: [copy(residual, given)])
 
     def _get(self, kind: str, key: Any, specs: Sequence[tf.TensorSpec], body: Any) -> Any:
         if (kind, key) not in self._functions:

@@ -5,7 +5,7 @@ copy has to be the original, attribute by attribute.
 
 Uses private TensorFlow API, checked on 2.18 to 2.21: `Graph._create_op_internal`,
 `Operation._update_input`, `_add_control_inputs`, `_remove_all_control_inputs`, `_set_attr` and
-`_set_device_from_string`.
+`_set_device_from_string`, the registry of gradients.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2
+
+from nested_fad_tf.graph import versions
 
 
 def create(
@@ -74,6 +76,18 @@ def wait_for(op: Any, others: Sequence[tf.Operation]) -> None:
     """
     op._remove_all_control_inputs()
     op._add_control_inputs(list(others))
+
+
+def gradient_function(op_type: str) -> Any:
+    """The gradient that TensorFlow has for an op.
+
+    Args:
+        op_type: Its type.
+
+    Returns:
+        A function from the op and the cotangents of its outputs to those of its inputs.
+    """
+    return versions.private("framework.ops").gradient_registry.lookup(op_type)
 
 
 def set_attribute(op: Any, name: str, value: attr_value_pb2.AttrValue) -> None:

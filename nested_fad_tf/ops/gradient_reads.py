@@ -35,3 +35,17 @@ GRADIENT_READS: Final[dict[str, tuple[_Indices, _Indices]]] = {
     "SoftmaxCrossEntropyWithLogits": ((), (1,)),
     "SparseSoftmaxCrossEntropyWithLogits": ((), (1,)),
 }
+
+# Ops whose gradient reads inputs alone, and as well from a copy that was computed again.
+TAKES_COPIES: Final[frozenset[str]] = frozenset(
+    {
+        "BatchMatMul",
+        "BatchMatMulV2",
+        "BatchMatMulV3",
+        "Conv2D",
+        "Conv3D",
+        "DepthwiseConv2dNative",
+        "Einsum",
+        "MatMul",
+    }
+)

@@ -1,15 +1,17 @@
 """Plans graphs that hold no backward pass: they are differentiated later, from outside.
 
-Nothing that other ops' gradients read can be recomputed there, so what they read is kept anyway.
-What is left to decide is, cone by cone, what the gradient of the cone is computed from: the
-minimum cut between the cone's inputs and its derivatives, over the expressions of both. Its result
-may be the derivatives (nested forward-mode AD), the input, the output, a mask, or a mixture.
+What other ops' gradients read is kept anyway, but for the results of cones that only matrix
+products and convolutions read: the gradients of those may be given a copy that is computed again.
+What is to be decided is, cone by cone, what its gradient, and such a copy of its result, are
+computed from: the minimum cut between the cone's inputs on one side, its derivatives and its result
+on the other, over the expressions of all. What is kept may be the derivatives (nested forward-mode
+AD), the input, the output, a mask, or a mixture.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -21,10 +23,16 @@ from nested_fad_tf.ops.compiled import COMPILED
 from nested_fad_tf.ops.derive import NotDifferentiableError, derivative
 from nested_fad_tf.ops.exact import exact_readers
 from nested_fad_tf.ops.expr import Apply, Const, Expr, Leaf, leaves, subexpressions
-from nested_fad_tf.ops.gradient_reads import GRADIENT_READS
+from nested_fad_tf.ops.gradient_reads import GRADIENT_READS, TAKES_COPIES
 from nested_fad_tf.options import Options
 from nested_fad_tf.plan import cost
-from nested_fad_tf.plan.cones import OWN_GRADIENT, Cone, find_active, find_cones
+from nested_fad_tf.plan.cones import (
+    OWN_GRADIENT,
+    Cone,
+    find_active,
+    find_cones,
+    has_own_gradient,
+)
 from nested_fad_tf.plan.cut import SINK, SOURCE, Network
 from nested_fad_tf.plan.lower import broadcast
 
@@ -47,6 +55,8 @@ class Residual:
         today: What TensorFlow keeps for this cone alone.
         sizes: What keeping each expression takes beyond what is kept anyway, in bytes.
         compiled: Whether compiled functions compute the cone's result and its gradient.
+        readers: Ops outside whose gradients are given a copy of the result, computed again; the
+            result itself isn't kept then.
     """
 
     cone: Cone
@@ -56,6 +66,7 @@ class Residual:
     today: tuple[Value, ...]
     sizes: tuple[int, ...]
     compiled: bool
+    readers: tuple[Node, ...] = ()
 
     @property
     def bytes_before(self) -> int:
@@ -80,7 +91,7 @@ class OutsidePlan:
     Attributes:
         residuals: One for every cone that gets a gradient of its own.
         left_alone: Cones that keep what TensorFlow keeps, with that.
-        kept_anyway: Buffers that gradients of other ops read.
+        kept_anyway: Buffers that gradients of other ops read, and that stay.
     """
 
     residuals: tuple[Residual, ...]
@@ -88,12 +99,13 @@ class OutsidePlan:
     kept_anyway: tuple[Value, ...]
 
 
-def plan_outside(view: GraphView, options: Options) -> OutsidePlan:
+def plan_outside(view: GraphView, options: Options, *, copies: bool = True) -> OutsidePlan:
     """Decides what the gradient of each cone is computed from.
 
     Args:
         view: A graph without a backward pass.
         options: What may be done.
+        copies: Whether results may be computed again for the gradients of other ops.
 
     Returns:
         The plan.
@@ -102,21 +114,51 @@ def plan_outside(view: GraphView, options: Options) -> OutsidePlan:
     cones = find_cones(view, active, options.min_bytes)
     free = _free(view, options.min_bytes)
     inside = {node.id for cone in cones for node in cone.nodes}
-    others = (n for n in view.nodes if n.id not in inside and active[n.id] and view.live[n.id])
+    others = [n for n in view.nodes if n.id not in inside and active[n.id] and view.live[n.id]]
     kept = {v.id: v for node in others for v in _reads(view, node, free)}
     anyway = tuple(kept.values())
+    takers = _takers(view, cones, others, free) if copies and not view.compiled else {}
     residuals, left_alone = [], []
     for cone in cones:
         today = {v.id: v for node in cone.nodes for v in _reads(view, node, free)}
         before = tuple(v for id, v in today.items() if id not in kept)
         residual = _residual(cone, free | kept.keys(), before, options) if before else None
+        if readers := takers.get(cone.output.id):
+            rest = free | (kept.keys() - {cone.output.id})
+            other = _residual(cone, rest, (*before, cone.output), options, readers, residual)
+            if other is not None:
+                residual = other
+                del kept[cone.output.id]
         if residual is None:
             left_alone.append((cone, before))
             kept.update(today)
         else:
             residuals.append(residual)
             kept.update({v.storage.id: v.storage for v in residual.values})
-    return OutsidePlan(tuple(residuals), tuple(left_alone), anyway)
+    spared = {r.cone.output.id for r in residuals if r.readers}
+    stay = tuple(v for v in anyway if v.id not in spared)
+    return OutsidePlan(tuple(residuals), tuple(left_alone), stay)
+
+
+def _takers(
+    view: GraphView, cones: Sequence[Cone], others: Sequence[Node], free: set[int]
+) -> dict[int, tuple[Node, ...]]:
+    """The ops that would take copies of a cone's result, by its id, if those alone keep it."""
+    returned = {v.storage.id for v in view.outputs}
+    found: dict[int, list[Node]] = {c.output.id: [] for c in cones if c.output.id not in returned}
+    for node in others:
+        fits = node.op_type in TAKES_COPIES and not has_own_gradient(node)
+        fits = fits and node.outputs[0].id not in {v.id for v in view.outputs}
+        for value in _reads(view, node, free):
+            if fits and value.id in found:
+                found[value.id].append(node)
+            else:
+                found.pop(value.id, None)
+    for cone in cones:
+        for value in (v for n in cone.nodes for v in _reads(view, n, free)):
+            if value is not cone.output:
+                found.pop(value.id, None)
+    return {id: tuple(nodes) for id, nodes in found.items() if nodes}
 
 
 def _free(view: GraphView, min_bytes: int) -> set[int]:
@@ -148,9 +190,18 @@ def _reads(view: GraphView, node: Node, free: set[int]) -> list[Value]:
 
 
 def _residual(
-    cone: Cone, free: set[int], before: tuple[Value, ...], options: Options
+    cone: Cone,
+    free: set[int],
+    before: tuple[Value, ...],
+    options: Options,
+    readers: tuple[Node, ...] = (),
+    rival: Residual | None = None,
 ) -> Residual | None:
-    """The least that a cone's gradient can be computed from, if that is less than today's."""
+    """The least that a cone's gradient can be computed from, if that is less than today's.
+
+    With readers, copies of its result for them are computed from it, too; that has to be cheaper
+    than to keep the result and the rival, or what TensorFlow keeps.
+    """
     try:
         derivatives = tuple(derivative(cone.expr, v) for v in cone.active)
     except NotDifferentiableError:
@@ -158,12 +209,20 @@ def _residual(
     computed: dict[Expr, Value] = {Leaf(v): v for v in cone.inputs}
     computed |= {cone.exprs[n.outputs[0].id]: n.outputs[0] for n in cone.nodes}
     pricing = _Pricing(cone, computed, free, options)
-    kept = pricing.cut(derivatives)
+    kept = pricing.cut((*derivatives, cone.expr) if readers else derivatives)
     sizes = tuple(map(pricing.bytes_of, kept))
-    if sum(sizes) >= sum(v.nbytes for v in before):
+    compilable = _compiles(cone, derivatives, options)
+    limit: float = sum(v.nbytes for v in before)
+    if readers:
+        if cone.expr in kept:
+            return None
+        if rival is not None:
+            limit = rival.bytes_after + cone.output.nbytes
+        limit -= len(readers) * pricing.again(cone.expr, kept, fused=compilable)
+    if sum(sizes) >= limit:
         return None
-    compiled = _compiles(cone, derivatives, options) and pricing.fused((cone.expr, *derivatives))
-    return Residual(cone, derivatives, kept, computed, before, sizes, compiled)
+    compiled = compilable and pricing.fused((cone.expr, *derivatives))
+    return Residual(cone, derivatives, kept, computed, before, sizes, compiled, readers)
 
 
 def _compiles(cone: Cone, derivatives: tuple[Expr, ...], options: Options) -> bool:
@@ -244,6 +303,19 @@ class _Pricing:
             if not isinstance(arg, Const):
                 network.edge(leaving[arg], entry[part], np.inf)
 
+    def again(self, expr: Expr, kept: Sequence[Expr], *, fused: bool) -> float:
+        """The price of computing an expression from what is kept."""
+        prices = cost.PRICE_FUSED if fused else cost.PRICE
+        pending, done = [expr], set(kept)
+        total = 0.0
+        while pending:
+            part = pending.pop()
+            if part not in done and isinstance(part, Apply):
+                total += self._recompute_price(part, prices)
+                pending += part.args
+            done.add(part)
+        return self._tradeoff * total
+
     def fused(self, exprs: tuple[Expr, ...]) -> bool:
         """Whether a compiled function spares enough reading and writing to be worth its call."""
         if self._always_fused:
@@ -265,9 +337,11 @@ class _Pricing:
         dtype = tf.bool if _is_boolean(expr) else self._dtype
         return size_in_bytes(dtype, self._shape(expr), self._nominal)
 
-    def _recompute_price(self, part: Apply) -> float:
+    def _recompute_price(
+        self, part: Apply, prices: Mapping[elementwise.Cost, float] = cost.PRICE
+    ) -> float:
         entry = elementwise.TABLE.get(part.op_type)
-        price = cost.PRICE[entry.cost if entry else elementwise.Cost.CHEAP]
+        price = prices[entry.cost if entry else elementwise.Cost.CHEAP]
         return price * self.whole_bytes(part) * (self._dtype.size if _is_boolean(part) else 1)
 
 
