@@ -65,14 +65,14 @@ GELU = 6 if gelu_by_erfc() else 5
 
 # Activation, tensors of full size that plain TensorFlow keeps a layer, and that are kept here.
 ACTIVATIONS = {
-    "mish": (lambda net, h: mish(h), 3, 2),
-    "gelu": (lambda net, h: tf.nn.gelu(h), GELU, 2),
-    "gelu_tanh": (lambda net, h: tf.nn.gelu(h, approximate=True), 7, 2),
-    "swish": (lambda net, h: h * tf.sigmoid(h), 3, 2),
+    "mish": (lambda net, h: mish(h), 3, 1),
+    "gelu": (lambda net, h: tf.nn.gelu(h), GELU, 1),
+    "gelu_tanh": (lambda net, h: tf.nn.gelu(h, approximate=True), 7, 1),
+    "swish": (lambda net, h: h * tf.sigmoid(h), 3, 1),
     "bias": (lambda net, h: mish(tf.nn.bias_add(h, net.bias)), 3, 2),
     "norm": (normalised, 6, 2),
     "dropout": (dropped, GELU + 1.25, 2.25),
-    "where": (masked, 5.25, 2),
+    "where": (masked, 5.25, 1),
     "relu": (lambda net, h: tf.nn.relu(h), 1, 1),
     "elu": (lambda net, h: tf.nn.elu(h), 1, 1),
 }

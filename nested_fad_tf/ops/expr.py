@@ -17,7 +17,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any, Final
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Expr:
     """An expression. Operators build larger ones, folding ``x * 1``, ``x + 0``, ``-(-x)``."""
 

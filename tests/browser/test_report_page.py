@@ -111,6 +111,7 @@ def test_a_chain_opens_with_formula_reason_and_graph(opened):
 def test_a_graph_has_no_boxes_on_top_of_each_other(opened):
     page, _ = opened(derivative_report())
     page.locator("#chain-list summary").first.click()
+    page.locator(".graph rect").first.wait_for()  # drawn once the chain has opened
     boxes = [r.bounding_box() for r in page.locator(".graph rect").all()]
     assert len(boxes) > 4
     for i, a in enumerate(boxes):

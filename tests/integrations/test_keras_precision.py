@@ -32,8 +32,12 @@ def pair(options=OPTIONS, compiled=None, **fit):
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("strategy", ["auto", "forward_ad"])
 def test_mixed_precision(policy, jit_compile, strategy):
+    def compiled():
+        # Adam's first step is as long for a gradient that is zero but for rounding.
+        return {"jit_compile": jit_compile, "optimizer": keras.optimizers.SGD(0.02)}
+
     options = OPTIONS.replace(strategy=strategy)
-    (plain, expected), (rewritten, actual) = pair(options, lambda: {"jit_compile": jit_compile})
+    (plain, expected), (rewritten, actual) = pair(options, compiled)
     if strategy == "auto":
         assert any(r.changed for r in nfad.keras.reports(rewritten))
     # As far as plain TensorFlow is from itself in these dtypes when ops are fused differently.

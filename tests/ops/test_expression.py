@@ -146,3 +146,10 @@ def test_mistakes_are_named(expr: Expr, message: str) -> None:
     tensors = {"x": tf.constant([1.0]), "y": tf.constant([1.0], tf.float64)}
     with pytest.raises(ExpressionError, match=message):
         build(expr, tensors)
+
+
+def test_expressions_are_equal_only_if_they_are_the_same():
+    x, y = Leaf("x"), Leaf("y")
+    assert x * y == x * y and x == Leaf("x")
+    assert x * y != x + y and x * y != y * x
+    assert x + y not in (x * y, x, y)
