@@ -46,12 +46,14 @@ def run_bench(
     chosen = _chosen_models(models)
     if unknown := set(what) - set(catalog.WHAT):
         raise ValueError(f"cannot measure {sorted(unknown)}; there are: {', '.join(catalog.WHAT)}")
-    console = Console()
+    console, progress = Console(), Console(stderr=True)
     results: dict[str, list[dict[str, Any]]] = {}
     for kind in what:
         rows: list[Any] = []
         for model in chosen:
-            with console.status(f"{kind}: {model}"):
+            if not progress.is_terminal:
+                progress.print(f"{kind}: {model}")
+            with progress.status(f"{kind}: {model}"):
                 rows += _rows(kind, model, list(strategies), how, list(dtypes))
         console.print(f"\n{kind}\n")
         console.out(markdown(rows, _COLUMNS[kind]), highlight=False)

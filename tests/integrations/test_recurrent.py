@@ -18,13 +18,13 @@ import nested_fad_tf as nfad
 
 # Matrix products, splits and sigmoids keep their results in any case.
 UNCHANGED = {
-    "lstm", "lstm-unroll", "lstm-stack", "lstm-dropout", "lstm-dropout-unroll", "lstm-mask",
-    "lstm-stateful", "lstm-states", "gru-stateful-unroll", "both-ave-mask",
+    "lstm", "lstm-unroll", "lstm-stack", "lstm-dropout-unroll", "lstm-mask", "lstm-stateful",
+    "lstm-states", "gru-stateful-unroll", "both-ave-mask",
 }  # fmt: skip
 if tuple(map(int, keras.__version__.split(".")[:2])) < (3, 9):
     # One mask for all gates there, not one for each: what is multiplied by it needn't be kept.
     UNCHANGED.remove("lstm-dropout-unroll")
-MEASURED = ["gru-unroll", "simple", "simple-unroll", "both-concat", "convlstm", "cell"]
+MEASURED = ["lstm-dropout", "gru-unroll", "simple", "simple-unroll", "both-concat", "convlstm", "cell"]
 REASONS = ("nothing to be gained:", "no gradient is computed", "the gradient of a loop:")
 
 
