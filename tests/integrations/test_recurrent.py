@@ -24,7 +24,9 @@ UNCHANGED = {
 if tuple(map(int, keras.__version__.split(".")[:2])) < (3, 9):
     # One mask for all gates there, not one for each: what is multiplied by it needn't be kept.
     UNCHANGED.remove("lstm-dropout-unroll")
-MEASURED = ["lstm-dropout", "gru-unroll", "simple", "simple-unroll", "both-concat", "convlstm", "cell"]
+MEASURED = [
+    "lstm-dropout", "gru-unroll", "simple", "simple-unroll", "both-concat", "convlstm", "cell",
+]  # fmt: skip
 REASONS = ("nothing to be gained:", "no gradient is computed", "the gradient of a loop:")
 
 
