@@ -300,6 +300,30 @@ def test_cloned():
     assert not nfad.keras.reports(model)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_cloned_sequential(compiled):
+    model = keras.Sequential(
+        [keras.Input(X.shape[1:]), *(keras.layers.Dense(64, "gelu") for _ in range(3))]
+    )
+    plain = keras.models.clone_model(model)
+    nfad.keras.optimize(model, OPTIONS)
+    if compiled:
+        model.compile("adam", "mse")
+    clone = keras.models.clone_model(model)
+    assert type(clone) is type(model) and clone.layers[0] is not model.layers[0]
+    if not compiled:
+        clone.compile("adam", "mse")
+    clone.fit(X, np.tile(Y, 64)[:, :64], verbose=0)
+    assert any(r.changed for r in nfad.keras.reports(clone))
+    assert not nfad.keras.reports(model)
+    # Of others, copies are what they were.
+    assert type(plain) is type(keras.models.clone_model(plain)) is keras.Sequential
+    copy = keras.models.clone_model(
+        model, clone_function=lambda layer: type(layer).from_config(layer.get_config())
+    )
+    assert type(copy) is type(model)
+
+
 def test_optimizing_again_takes_the_new_options():
     model = nfad.keras.optimize(functional(), OPTIONS)
     nfad.keras.optimize(model, OPTIONS.replace(strategy="recompute"))

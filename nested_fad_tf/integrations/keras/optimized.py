@@ -21,6 +21,7 @@ from typing import Any
 from nested_fad_tf.errors import OptionsError
 from nested_fad_tf.functions import Session, rewriting
 from nested_fad_tf.graph import versions
+from nested_fad_tf.integrations.keras.cloning import keep_options
 from nested_fad_tf.options import Options
 from nested_fad_tf.report.building import unchanged
 from nested_fad_tf.report.summary import Report
@@ -39,7 +40,7 @@ def optimize(model: Any, options: Options | None = None) -> Any:
     `fit`, `train_on_batch` and custom `train_step`s run rewritten from now on, whatever was or will
     be compiled. `model.save` keeps the options; to load the file, import this integration first
     (`from nested_fad_tf import keras`). What `strip` gives back can be saved for those who don't
-    have this package. `keras.models.clone_model` keeps the options, except of a `Sequential`.
+    have this package. `keras.models.clone_model` keeps the options.
 
     Examples:
         >>> model = tf.keras.Sequential([tf.keras.layers.Dense(256, "gelu") for _ in range(3)])
@@ -77,6 +78,8 @@ def optimize(model: Any, options: Options | None = None) -> Any:
     original: Any = type(model)
     model.__class__ = _optimized(original, options)
     _forget_train_function(model)
+    if isinstance(model, _keras_of(original).Sequential):
+        keep_options(_keras_of(original), _optimize_like)
     return model
 
 
@@ -237,6 +240,11 @@ def _check(model: Any) -> None:
             f"Keras runs on {keras.backend.backend()}; nested_fad_tf rewrites TensorFlow graphs:"
             " set KERAS_BACKEND=tensorflow before importing keras"
         )
+
+
+def _optimize_like(copy: Any, original: Any) -> Any:
+    """Optimizes the copy of a model as the model is."""
+    return optimize(copy, original._options) if isinstance(original, Optimized) else copy
 
 
 def _keras_of(model_class: type) -> Any:

@@ -1,0 +1,42 @@
+"""Copies of an optimized `Sequential` that are optimized, too.
+
+`clone_model` makes copies of other models by their class or their config, both of which know the
+options; for a `Sequential` it calls Keras' own class and asks the model for nothing that could tell
+them. So the function that does is wrapped, once a Keras, when the first `Sequential` is optimized.
+Other models pass through it as before.
+
+Private API of Keras: `src.models.cloning._clone_sequential_model`, checked on Keras 3.8 to 3.15
+and tf_keras 2.18 to 2.21. Where there is none, copies aren't optimized.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+_NAME = "_clone_sequential_model"
+
+
+def keep_options(keras: Any, optimize_like: Callable[[Any, Any], Any]) -> None:
+    """Lets `clone_model` optimize the copy of an optimized `Sequential`.
+
+    Args:
+        keras: keras, or tf_keras.
+        optimize_like: Called with a copy and its original; gives back the copy.
+    """
+    try:
+        cloning = importlib.import_module(f"{keras.__name__}.src.models.cloning")
+    except ImportError:
+        return
+    clone = getattr(cloning, _NAME, None)
+    if clone is None or hasattr(clone, "_nested_fad_tf"):
+        return
+
+    @functools.wraps(clone)
+    def wrapped(model: Any, *args: Any, **kwargs: Any) -> Any:
+        return optimize_like(clone(model, *args, **kwargs), model)
+
+    wrapped._nested_fad_tf = True  # type: ignore[attr-defined]
+    setattr(cloning, _NAME, wrapped)
