@@ -502,8 +502,9 @@ def test_keras_fit(fuse, jit_compile):
     session, actual = train(nfad.rewriting(OPTIONS.replace(fuse=fuse, min_bytes=1024)))
     _, expected = train(tf.name_scope(""))
     assert any(r.changed for r in session.reports)
-    # Adam blows up rounding, and XLA rounds: in float64 the two differ by 4e-14.
-    assert_same(actual, expected, rtol=1e-5 if fuse == "ops" and not jit_compile else 1e-3)
+    # Adam blows up rounding, how far depends on the processor: in float64 the two differ by 4e-14.
+    # Each of the eight updates is 1e-3, in weights of up to 0.2.
+    assert_same(actual, expected, rtol=1e-3)
 
 
 @pytest.mark.parametrize("stage", ["find_roles", "make_plan"])

@@ -23,6 +23,7 @@ CLUSTERS: dict[str, dict[str, int]] = {
     "multi_worker": {"worker": 2},
     "parameter_server": {"chief": 1, "worker": 2, "ps": 1},
 }
+MODELS = ("dense", "mobilenetv3small")
 _TIMEOUT_S = 300
 _RELATIVE = 1e-5  # how far losses and weights may be apart
 
@@ -104,13 +105,14 @@ def _processes(
             one.wait()
 
 
-def train(strategy: str, mode: str, rewritten: bool) -> dict[str, Any]:
+def train(strategy: str, mode: str, rewritten: bool, model: str) -> dict[str, Any]:
     """Runs all processes of one training.
 
     Args:
         strategy: A strategy.
         mode: "fit" or "loop".
         rewritten: Whether its steps are rewritten.
+        model: One of `MODELS`.
 
     Returns:
         The answer of the first process that gives one; `peak_bytes` is the largest of all, of
@@ -119,7 +121,7 @@ def train(strategy: str, mode: str, rewritten: bool) -> dict[str, Any]:
     Raises:
         RuntimeError: If a process fails or takes too long; with the end of what it wrote.
     """
-    request = {"strategy": strategy, "mode": mode, "rewritten": rewritten}
+    request = {"strategy": strategy, "mode": mode, "rewritten": rewritten, "model": model}
     with tempfile.TemporaryDirectory() as folder, _processes(request, pathlib.Path(folder)) as all_:
         servers = [one for job, one in all_ if strategy == "parameter_server" and job != "chief"]
         answers = []
@@ -144,18 +146,19 @@ def train(strategy: str, mode: str, rewritten: bool) -> dict[str, Any]:
         return {**first, "peak_bytes": max(workers or peaks)}
 
 
-def compare(strategy: str, mode: str) -> dict[str, Any]:
+def compare(strategy: str, mode: str, model: str) -> dict[str, Any]:
     """Trains plain and rewritten.
 
     Args:
         strategy: A strategy.
         mode: "fit" or "loop".
+        model: One of `MODELS`.
 
     Returns:
         Both peaks, the largest relative differences, and whether all is as it should be.
     """
     start = time.perf_counter()
-    plain, rewritten = (train(strategy, mode, which) for which in (False, True))
+    plain, rewritten = (train(strategy, mode, which, model) for which in (False, True))
     losses = max(
         abs(a - b) / max(abs(b), 1e-30)
         for a, b in zip(rewritten["losses"], plain["losses"], strict=True)
@@ -164,6 +167,7 @@ def compare(strategy: str, mode: str) -> dict[str, Any]:
     return {
         "strategy": strategy,
         "mode": mode,
+        "model": model,
         "plain_peak": plain["peak_bytes"],
         "peak": rewritten["peak_bytes"],
         "losses": losses,

@@ -25,9 +25,11 @@ from nested_fad_tf.bench import cluster, request
 from nested_fad_tf.report.allocations import Recording
 
 _FEATURES, _LAYERS = 256, 6
-_BATCH, _STEPS = 2048, 8
-# Of a server only the process can be measured from outside, which is large without a step.
-_SERVED_BATCH = 16384
+_STEPS = 8
+# Rows of all replicas together. Of a server only the process can be measured from outside, which is
+# large without a step: more rows.
+_BATCHES = {"dense": 2048, "mobilenetv3small": 64}
+_SERVED_BATCHES = {"dense": 16384, "mobilenetv3small": 256}
 _SERVED = "parameter_server"
 # Collectives in the forward and the backward pass; a parameter server has none.
 _SYNCHRONIZED = ("mirrored", "multi_worker")
@@ -71,13 +73,14 @@ def serve() -> None:
     server.join()
 
 
-def run(strategy: str, mode: str, rewritten: bool) -> dict[str, Any]:
+def run(strategy: str, mode: str, rewritten: bool, model: str) -> dict[str, Any]:
     """Trains for some steps.
 
     Args:
         strategy: One of `cluster.CLUSTERS`.
         mode: "fit", or "loop" for a loop of `strategy.run` or of `coordinator.schedule`.
         rewritten: Whether the steps are rewritten.
+        model: One of `cluster.MODELS`.
 
     Returns:
         losses: one a step or an epoch; weights: the sum of their squares; peak_bytes: of one step
@@ -87,70 +90,81 @@ def run(strategy: str, mode: str, rewritten: bool) -> dict[str, Any]:
     # Keras 3 trains in one process only; tf_keras is what trains in several.
     keras = importlib.import_module("tf_keras" if cluster.CLUSTERS[strategy] else "keras")
     with made.scope():
-        model = _model(keras, synchronized=strategy in _SYNCHRONIZED)
+        network = _model(keras, model, synchronized=strategy in _SYNCHRONIZED)
         # One worker at a time: two that update the same weights at once never do the same twice.
         together = {"steps_per_execution": _STEPS} if served else {}
-        model.compile(keras.optimizers.Adam(), "mse", **together)
+        network.compile(keras.optimizers.Adam(), "mse", **together)
     train = _fit if mode == "fit" else _schedule if served else _loop
-    nominal = _SERVED_BATCH if served else _BATCH // 2
+    batch = (_SERVED_BATCHES if served else _BATCHES)[model]
+    nominal = batch // 2 if strategy in _SYNCHRONIZED else batch
     options = nfad.Options(on_error="raise", nominal_size=nominal) if rewritten else None
-    losses, peak, reports = train(made, model, options)
+    losses, peak, reports = train(made, network, batch, options)
     return {
         "losses": losses,
-        "weights": sum(float(np.square(w, dtype=np.float64).sum()) for w in model.get_weights()),
+        "weights": sum(float(np.square(w, dtype=np.float64).sum()) for w in network.get_weights()),
         "peak_bytes": peak,
         "changed": any(report.changed for report in reports),
     }
 
 
-def _model(keras: Any, synchronized: bool) -> Any:
+def _model(keras: Any, name: str, synchronized: bool) -> Any:
     keras.utils.set_random_seed(0)
+    if name == "mobilenetv3small":
+        return keras.applications.MobileNetV3Small(
+            input_shape=(96, 96, 3), weights=None, include_preprocessing=False, dropout_rate=0.0,
+            classes=1, classifier_activation=None,
+        )  # fmt: skip
     layers = [keras.layers.Dense(_FEATURES, activation="gelu") for _ in range(_LAYERS)]
     if synchronized:
         layers.insert(2, keras.layers.BatchNormalization(synchronized=True))
     return keras.Sequential([keras.layers.InputLayer([_FEATURES]), *layers, keras.layers.Dense(1)])
 
 
-def _data(rows: int) -> tuple[np.ndarray, np.ndarray]:
-    x = np.random.default_rng(0).standard_normal((rows, _FEATURES)).astype(np.float32)
-    return x, np.tanh(x[:, :1] + x[:, 1:2])
-
-
-def _dataset(rows: int = _BATCH * _STEPS, batch: int = _BATCH) -> tf.data.Dataset:
+def _dataset(shape: tuple[int, ...], rows: int, batch: int) -> tf.data.Dataset:
+    x = np.random.default_rng(0).standard_normal((rows, *shape)).astype(np.float32)
+    flat = x.reshape(rows, -1)
+    y = np.tanh(flat[:, :1] + flat[:, 1:2])
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    dataset = tf.data.Dataset.from_tensor_slices(_data(rows)).batch(batch, drop_remainder=True)
+    dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(batch, drop_remainder=True)
     return dataset.with_options(options)
 
 
-def _served_dataset() -> tf.data.Dataset:
+def _served_dataset(shape: tuple[int, ...], batch: int) -> tf.data.Dataset:
     """Workers draw from a dataset each, which must not end before the epoch."""
-    return _dataset(2 * _SERVED_BATCH, _SERVED_BATCH).repeat()
+    return _dataset(shape, 2 * batch, batch).repeat()
 
 
 # Losses, the peak of a step if it was measured, and reports if steps are rewritten.
 _Trained = tuple[list[float], int | None, list[nfad.Report]]
 
 
-def _fit(strategy: tf.distribute.Strategy, model: Any, options: nfad.Options | None) -> _Trained:
+def _fit(
+    strategy: tf.distribute.Strategy, model: Any, batch: int, options: nfad.Options | None
+) -> _Trained:
     if options is not None:
         nfad.keras.optimize(model, options)
     report = nfad.keras.MemoryReport(print_fn=lambda _: None)
     # Where steps run elsewhere, Keras takes no callback that asks for every batch.
     served = isinstance(strategy, tf.distribute.ParameterServerStrategy)
     callbacks = [] if served else [report]
-    data, steps = (_served_dataset(), _STEPS) if served else (_dataset(), None)
+    shape = model.input_shape[1:]
+    data = _served_dataset(shape, batch) if served else _dataset(shape, _STEPS * batch, batch)
+    steps = _STEPS if served else None
     fit = model.fit(data, epochs=2, steps_per_epoch=steps, verbose=0, callbacks=callbacks)
     reports = [] if options is None else nfad.keras.reports(model)
     return fit.history["loss"], report.measured_peak, reports
 
 
-def _loop(strategy: tf.distribute.Strategy, model: Any, options: nfad.Options | None) -> _Trained:
+def _loop(
+    strategy: tf.distribute.Strategy, model: Any, batch: int, options: nfad.Options | None
+) -> _Trained:
     step = _function(_step_on_all(strategy, model), options)
     losses: list[float] = []
     peak = None
     recording = Recording()
-    for number, (x, y) in enumerate(strategy.experimental_distribute_dataset(_dataset())):
+    data = _dataset(model.input_shape[1:], _STEPS * batch, batch)
+    for number, (x, y) in enumerate(strategy.experimental_distribute_dataset(data)):
         # The second step tells the sizes of what the third, which is measured, replaces.
         if number == 1:
             recording.start()
@@ -162,7 +176,7 @@ def _loop(strategy: tf.distribute.Strategy, model: Any, options: nfad.Options | 
 
 
 def _schedule(
-    strategy: tf.distribute.Strategy, model: Any, options: nfad.Options | None
+    strategy: tf.distribute.Strategy, model: Any, batch: int, options: nfad.Options | None
 ) -> _Trained:
     coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
     step_on_all = _step_on_all(strategy, model)
@@ -172,7 +186,8 @@ def _schedule(
         return step_on_all(x, y)
 
     step = _function(next_step, options)
-    per_worker = coordinator.create_per_worker_dataset(_served_dataset)
+    shape = model.input_shape[1:]
+    per_worker = coordinator.create_per_worker_dataset(lambda: _served_dataset(shape, batch))
     iterator = iter(per_worker)
     losses: list[float] = []
     for _ in range(_STEPS):

@@ -47,6 +47,7 @@ class _Edit:
         self._graph = graph
         self._traced = len(view.nodes)
         self._wiring = Wiring(view, rewrite)
+        self._pinned = rewrite.pinned
         self._schedule = Schedule(self._wiring, rewrite.groups)
         self._fused = FusedOps(self._wiring.inputs, compiled)
         self._made: dict[int, tf.Operation] = {}  # node id -> op that runs it now
@@ -65,6 +66,8 @@ class _Edit:
         for step in self._schedule.steps:
             if step.group is None and step.node.id < self._traced:
                 self._redirect(step.node)
+        for node_id in self._pinned:
+            primitives.run_on_cpu(self._wiring.nodes[node_id].op)
 
     def _create(self, node: Node) -> tf.Operation:
         with tf.control_dependencies([self._op(c) for c in self._wiring.controls[node.id]] or None):

@@ -16,7 +16,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2
 
-from nested_fad_tf.graph import versions
+from nested_fad_tf.graph import devices, versions
 
 
 def create(
@@ -76,6 +76,15 @@ def wait_for(op: Any, others: Sequence[tf.Operation]) -> None:
     """
     op._remove_all_control_inputs()
     op._add_control_inputs(list(others))
+
+
+def run_on_cpu(op: Any) -> None:
+    """Lets an op ask for a CPU, if it asks for no kind of device.
+
+    Args:
+        op: The op.
+    """
+    op._set_device_from_string(devices.with_cpu(op.device))
 
 
 def gradient_function(op_type: str) -> Any:

@@ -278,6 +278,8 @@ RULES: Final[dict[str, _Rule]] = {
     "Fill": _given_by(0),
     "FusedBatchNormGradV3": _same,
     "FusedBatchNormV3": _same,
+    "FusedBatchNormV3.batch_y": _same,
+    "FusedBatchNormV3.y": _same,
     "GatherV2": _gather,
     "Identity": _same,
     "IdentityN": _pairwise,

@@ -9,13 +9,15 @@ Uses private TensorFlow API, checked on 2.18 to 2.21: `Operation._is_stateful`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from nested_fad_tf.graph.devices import on_cpu
 from nested_fad_tf.graph.sizes import Shape, output_in_bytes
-from nested_fad_tf.ops import views
+from nested_fad_tf.ops import parts, views
 
 
 class Value:
@@ -64,13 +66,16 @@ class Value:
 class Node:
     """One operation: of the traced graph, or one that a plan wants to add.
 
+    An op one of whose outputs is computed element by element from others of its outputs is two
+    nodes with the same `op`: the second has that output alone (see `ops/parts.py`).
+
     Attributes:
         id: Position in the view's order. Added nodes continue the numbering.
         name: The operation's name; for an added node the name it is to get.
         op_type: TensorFlow's op type, such as `Mul`.
         inputs: The values it reads.
         controls: Nodes it waits for without reading them.
-        outputs: The values it produces.
+        outputs: The values it produces, which know which output of the op they are.
         device: Requested device, empty if none.
         op: The `tf.Operation` it stands for; `None` for an added node.
         origin: For an added node, the traced node it is a copy of or was derived from.
@@ -206,6 +211,7 @@ class GraphView:
         nominal: What an unknown dimension was taken to be.
         compiled: Whether XLA compiles the whole function: it fuses what is element-wise by itself,
             and control dependencies between pure ops mean nothing to it.
+        op_count: How many ops the function has.
     """
 
     def __init__(self, name: str, nominal: int, *, compiled: bool = False) -> None:
@@ -217,6 +223,7 @@ class GraphView:
         self.values: list[Value] = []
         self.outputs: list[Value] = []
         self.arguments: set[int] = set()
+        self.op_count = 0
         self.control_outputs: list[Node] = []
         self._stateful: dict[str, bool] = {}  # by op type
         self._constants: dict[int, np.ndarray | None] = {}
@@ -242,17 +249,23 @@ class GraphView:
         def value_of(tensor: tf.Tensor) -> Value:
             """Tensors are nearly always the objects that their op lists as its outputs."""
             value = by_tensor.get(id(tensor))
-            return value or by_name[tensor.op.name].outputs[tensor.value_index]
+            return value or view._output(by_name[tensor.op.name], tensor.value_index)
 
         operations = in_order(graph.get_operations())
+        view.op_count = len(operations)
         for op in operations:
             node = view._new_node(op, [value_of(t) for t in op.inputs])
             by_name[node.name] = node
+            part = parts.part_of(node.op_type, node.attr, on_cpu=partial(on_cpu, op.device))
             for index, tensor in enumerate(op.outputs):
-                value = view.add_value(node, index, tensor.dtype, static_shape(tensor))
-                by_tensor[id(tensor)] = value
-        for node, op in zip(view.nodes, operations, strict=True):
-            node.controls = [by_name[c.name] for c in op.control_inputs]
+                if part is None or index != part.output:
+                    value = view.add_value(node, index, tensor.dtype, static_shape(tensor))
+                    by_tensor[id(tensor)] = value
+            if part is not None:
+                tensor = op.outputs[part.output]
+                by_tensor[id(tensor)] = view._add_part(node, part, tensor)
+        for op in operations:
+            by_name[op.name].controls = [by_name[c.name] for c in op.control_inputs]
         view.outputs = [value_of(t) for t in graph.outputs if t is not None]
         view.control_outputs = [by_name[op.name] for op in graph.control_outputs]
         return view
@@ -269,6 +282,22 @@ class GraphView:
         if op_type in ("Placeholder", "PlaceholderWithDefault"):
             self.arguments.add(len(self.values))
         return node
+
+    def _add_part(self, whole: Node, part: parts.Part, tensor: tf.Tensor) -> Value:
+        """Appends a node for an output of a node that the node doesn't list."""
+        inputs = [whole.inputs[i] for i in part.inputs]
+        inputs += [self._output(whole, i) for i in part.others]
+        node = Node(
+            len(self.nodes), whole.name, part.op_type, inputs, device=whole.device, op=whole.op
+        )
+        self.nodes.append(node)
+        return self.add_value(node, part.output, tensor.dtype, static_shape(tensor))
+
+    def _output(self, node: Node, index: int) -> Value:
+        """An output of the op of a node, also one that another node stands for."""
+        following = self.nodes[node.id + 1 : node.id + 2]
+        nodes = [node, *(n for n in following if n.op is node.op)]
+        return next(v for n in nodes for v in n.outputs if v.index == index)
 
     def add_value(self, node: Node, index: int, dtype: tf.DType, shape: Shape | None) -> Value:
         """Appends an output to a node, resolving whose storage it shares.

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 import tensorflow as tf
 
 from nested_fad_tf.graph.view import GraphView, Node, Value
-from nested_fad_tf.ops import elementwise, random, reductions, views
+from nested_fad_tf.ops import elementwise, parts, random, reductions, views
 from nested_fad_tf.ops.compiled import COMPILED
 from nested_fad_tf.ops.elementwise import Cost
 
@@ -43,11 +43,12 @@ def recompute_price(node: Node, value: Value, fused: bool) -> float:
     """
     if node.op_type in views.SHAPE_ONLY:
         return PRICE[Cost.CHEAP] * value.nbytes
-    entry = elementwise.TABLE.get(node.op_type)
+    entry = elementwise.TABLE.get(node.op_type) or parts.TABLE.get(node.op_type)
     cost = entry.cost if entry is not None else views.LAYOUT[node.op_type]
     # Narrow results of wide inputs (a comparison, a cast to bfloat16) cost what they read.
     moved = max([value.nbytes, *(v.nbytes for v in node.inputs)])
-    return (PRICE_FUSED if fused and node.op_type in COMPILED else PRICE)[cost] * moved
+    compiled = node.op_type in COMPILED or node.op_type in parts.TABLE
+    return (PRICE_FUSED if fused and compiled else PRICE)[cost] * moved
 
 
 def keep_price(value: Value, fused: bool, readers: Iterable[Node]) -> float:
@@ -83,6 +84,7 @@ def recompute_ban(view: GraphView, node: Node) -> str | None:
         return "a reduction: dear to compute, usually small to keep"
     known = (
         node.op_type in elementwise.TABLE
+        or node.op_type in parts.TABLE
         or node.op_type in views.LAYOUT
         or node.op_type in views.ALIASES
         or node.op_type in views.SHAPE_ONLY

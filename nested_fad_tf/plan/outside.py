@@ -179,7 +179,7 @@ def _reads(view: GraphView, node: Node, free: set[int]) -> list[Value]:
         found = [node.inputs[i] for i in own]
     elif node.op_type in GRADIENT_READS:
         inputs, outputs = GRADIENT_READS[node.op_type]
-        found = [node.inputs[i] for i in inputs] + [node.outputs[i] for i in outputs]
+        found = [node.inputs[i] for i in inputs] + [v for v in node.outputs if v.index in outputs]
     elif node.op_type in elementwise.TABLE and len(node.outputs) == 1:
         entry = elementwise.TABLE[node.op_type]
         if entry.partials is not None and not entry.discrete and node.op_type != "Cast":

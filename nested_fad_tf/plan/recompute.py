@@ -20,10 +20,12 @@ import numpy as np
 import tensorflow as tf
 
 from nested_fad_tf.graph.view import Node, Value
-from nested_fad_tf.ops import views
+from nested_fad_tf.ops import parts, views
+from nested_fad_tf.ops.expr import Leaf
 from nested_fad_tf.plan import bits
 from nested_fad_tf.plan.cut import Cut
 from nested_fad_tf.plan.gates import Gates
+from nested_fad_tf.plan.lower import Lowering
 from nested_fad_tf.plan.rewrite import RewriteBuilder
 from nested_fad_tf.plan.stages import Stages, copy_test, packed_roots, read_by_copy
 
@@ -84,6 +86,9 @@ class Recomputation:
         if node.op_type in ("ZerosLike", "OnesLike"):
             copies[value.id] = self._fill(value, stage)
             return
+        if node.op_type in parts.TABLE:
+            copies[value.id] = self._by_formula(node, stage, copies)
+            return
         inputs = [copies.get(v.id, v) for v in node.inputs]
         waits = any(new is not old for new, old in zip(inputs, node.inputs, strict=True))
         copy = self.builder.add(
@@ -96,6 +101,21 @@ class Recomputation:
             copies[original.id] = made
         if not waits:
             self._gates.hold(copy, stage)
+
+    def _by_formula(self, node: Node, stage: Node, copies: dict[int, Value]) -> Value:
+        """The result of a part of an op, by element-wise ops."""
+        part = parts.TABLE[node.op_type]
+        read = tuple(Leaf(copies.get(v.id, v)) for v in node.inputs)
+        first = len(self.builder.nodes)
+        lowering = Lowering(self.builder, node.outputs[0].dtype, node, "")
+        value = lowering.lower(part.formula(read, node.attr))
+        made = self.builder.nodes[first:]
+        for step in made:
+            if step.inputs and all(v.node is not m for v in step.inputs for m in made):
+                self._gates.hold(step, stage)
+        if part.others:
+            self.builder.pin(node)
+        return value
 
     def _fill(self, value: Value, stage: Node) -> Value:
         """Zeros or ones without the tensor they are like: it would be kept for its shape alone."""

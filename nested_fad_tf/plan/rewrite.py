@@ -46,12 +46,15 @@ class Rewrite:
         groups: Nodes, traced or added, to fuse.
         released: Ids of traced nodes whose control inputs are dropped, so that they run in the
             forward pass: pure derivative factors that TensorFlow ties to the incoming gradient.
+        pinned: Ids of traced nodes whose ops have to run on a CPU: their outputs mean something
+            else elsewhere. They would anyway where the function was traced, but it may be saved.
     """
 
     nodes: tuple[Node, ...] = ()
     redirects: Mapping[tuple[int, int], Value] = dataclasses.field(default_factory=dict)
     groups: tuple[Group, ...] = ()
     released: frozenset[int] = frozenset()
+    pinned: frozenset[int] = frozenset()
 
     def __bool__(self) -> bool:
         """Whether it changes anything."""
@@ -77,6 +80,7 @@ class RewriteBuilder:
         self.nodes: list[Node] = []
         self._redirects: dict[tuple[int, int], Value] = {}
         self._released: set[int] = set()
+        self._pinned: set[int] = set()
         self._next_value = len(view.values)
 
     def add(
@@ -162,7 +166,22 @@ class RewriteBuilder:
         assert not node.stateful, f"{node} has effects: its control inputs order them"
         self._released.add(node.id)
 
+    def pin(self, part: Node) -> None:
+        """Keeps an op on a CPU, with all that reads those of its outputs that a part of it reads.
+
+        Args:
+            part: A node that stands for one output of the op and reads others.
+        """
+        self._pinned.add(part.id)
+        for value in part.inputs:
+            if value.node.op is part.op:
+                self._pinned.update(reader.id for reader, _ in self.view.consumers[value.id])
+
     def build(self) -> Rewrite:
         """The rewrite collected so far."""
-        released = frozenset(self._released)
-        return Rewrite(tuple(self.nodes), dict(self._redirects), released=released)
+        return Rewrite(
+            tuple(self.nodes),
+            dict(self._redirects),
+            released=frozenset(self._released),
+            pinned=frozenset(self._pinned),
+        )

@@ -96,8 +96,12 @@ def convolutions(x):
     normal = raw.FusedBatchNormV3(
         x=x, scale=scale, offset=offset, mean=offset, variance=scale, is_training=False
     )
+    of_batch = raw.FusedBatchNormV3(x=x, scale=scale, offset=offset, mean=[], variance=[])
+    half = raw.FusedBatchNormV3(
+        x=tf.cast(x, tf.bfloat16), scale=scale, offset=offset, mean=[], variance=[]
+    )
     return (
-        y, pooled, tf.nn.avg_pool2d(x, 2, 2, "VALID"), normal.y,
+        y, pooled, tf.nn.avg_pool2d(x, 2, 2, "VALID"), normal.y, of_batch.y, half.y,
         tf.nn.depthwise_conv2d(x, deep, [1, 1, 1, 1], "SAME"),
         raw.Conv2DBackpropInput(input_sizes=tf.shape(x), filter=kernel, out_backprop=y,
                                 strides=[1, 2, 2, 1], padding="SAME"),

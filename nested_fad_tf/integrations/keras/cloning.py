@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 _NAME = "_clone_sequential_model"
+_done: set[str] = set()  # names of modules
 
 
 def keep_options(keras: Any, optimize_like: Callable[[Any, Any], Any]) -> None:
@@ -31,12 +32,12 @@ def keep_options(keras: Any, optimize_like: Callable[[Any, Any], Any]) -> None:
     except ImportError:
         return
     clone = getattr(cloning, _NAME, None)
-    if clone is None or hasattr(clone, "_nested_fad_tf"):
+    if clone is None or cloning.__name__ in _done:
         return
 
     @functools.wraps(clone)
     def wrapped(model: Any, *args: Any, **kwargs: Any) -> Any:
         return optimize_like(clone(model, *args, **kwargs), model)
 
-    wrapped._nested_fad_tf = True  # type: ignore[attr-defined]
+    _done.add(cloning.__name__)
     setattr(cloning, _NAME, wrapped)

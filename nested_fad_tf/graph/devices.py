@@ -1,0 +1,36 @@
+"""Where ops run, as far as it is known when a function is traced."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+
+def on_cpu(device: str) -> bool:
+    """Whether an op is known to run on a CPU.
+
+    Args:
+        device: The device it asks for; may be empty or say only a part.
+
+    Returns:
+        Whether it asks for a CPU, or asks for no kind of device and there is no other kind, in this
+        process or in those that it is connected to.
+    """
+    kind = tf.DeviceSpec.from_string(device).device_type
+    if kind is not None:
+        return kind == "CPU"
+    return all(d.device_type == "CPU" for d in tf.config.list_logical_devices())
+
+
+def with_cpu(device: str) -> str:
+    """A device that an op on a CPU may ask for.
+
+    Args:
+        device: The device it asks for, which is a CPU or says of no kind.
+
+    Returns:
+        The same, saying that it is a CPU.
+    """
+    spec = tf.DeviceSpec.from_string(device)
+    if spec.device_type is not None:
+        return device
+    return spec.replace(device_type="CPU", device_index=0).to_string()
