@@ -20,7 +20,7 @@ from nested_fad_tf.graph import versions
 
 PACKAGE = pathlib.Path(nfad.__file__).parent
 # Attributes of this package's own classes that another class of the same file reads.
-OWN = {"_new_node", "_original"}
+OWN = {"_add_part", "_new_node", "_options", "_original", "_output"}
 
 X = np.random.default_rng(0).standard_normal((512, 128)).astype(np.float32)
 
