@@ -23,9 +23,10 @@ CLUSTERS: dict[str, dict[str, int]] = {
     "multi_worker": {"worker": 2},
     "parameter_server": {"chief": 1, "worker": 2, "ps": 1},
 }
-MODELS = ("dense", "mobilenetv3small")
+# By model: how far losses and weights may be apart, relatively. Plain TensorFlow's losses of
+# MobileNetV3Small move by 2e-5 if its weights move by one unit in the last place.
+MODELS = {"dense": 1e-5, "mobilenetv3small": 1e-4}
 _TIMEOUT_S = 300
-_RELATIVE = 1e-5  # how far losses and weights may be apart
 
 
 def _free_ports(count: int) -> list[int]:
@@ -173,6 +174,6 @@ def compare(strategy: str, mode: str, model: str) -> dict[str, Any]:
         "losses": losses,
         "weights": weights,
         "changed": rewritten["changed"],
-        "agrees": bool(rewritten["changed"]) and max(losses, weights) <= _RELATIVE,
+        "agrees": bool(rewritten["changed"]) and max(losses, weights) <= MODELS[model],
         "seconds": time.perf_counter() - start,
     }

@@ -93,7 +93,7 @@ def run(strategy: str, mode: str, rewritten: bool, model: str) -> dict[str, Any]
         network = _model(keras, model, synchronized=strategy in _SYNCHRONIZED)
         # One worker at a time: two that update the same weights at once never do the same twice.
         together = {"steps_per_execution": _STEPS} if served else {}
-        network.compile(keras.optimizers.Adam(), "mse", **together)
+        network.compile(_optimizer(keras, model), "mse", **together)
     train = _fit if mode == "fit" else _schedule if served else _loop
     batch = (_SERVED_BATCHES if served else _BATCHES)[model]
     nominal = batch // 2 if strategy in _SYNCHRONIZED else batch
@@ -118,6 +118,14 @@ def _model(keras: Any, name: str, synchronized: bool) -> Any:
     if synchronized:
         layers.insert(2, keras.layers.BatchNormalization(synchronized=True))
     return keras.Sequential([keras.layers.InputLayer([_FEATURES]), *layers, keras.layers.Dense(1)])
+
+
+def _optimizer(keras: Any, model: str) -> Any:
+    if model == "mobilenetv3small":
+        # Small steps: normalizations over a replica's few rows blow up rounding, so that plain
+        # TensorFlow parts from itself where it learns faster.
+        return keras.optimizers.SGD(0.001)
+    return keras.optimizers.Adam()
 
 
 def _dataset(shape: tuple[int, ...], rows: int, batch: int) -> tf.data.Dataset:
