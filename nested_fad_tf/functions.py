@@ -16,7 +16,6 @@ from nested_fad_tf.errors import OptionsError
 from nested_fad_tf.graph import tracing, versions
 from nested_fad_tf.graph.view import GraphView
 from nested_fad_tf.options import Options
-from nested_fad_tf.plan.plan import Plan
 from nested_fad_tf.report.building import unchanged
 from nested_fad_tf.report.summary import Report
 
@@ -274,7 +273,7 @@ class Session:
         self.reports: list[Report] = []
         self.watching = False
         self._graphs: dict[int, weakref.ref[Any]] = {}  # by position in `reports`
-        self._seen: dict[int, tuple[GraphView, Plan | None]] = {}  # the same
+        self._seen: dict[int, GraphView] = {}  # the same
 
     def rewrite(self, graph: Any, options: Options) -> None:
         """Rewrites a function and notes what was done to it.
@@ -283,8 +282,8 @@ class Session:
             graph: Its `FuncGraph`, just traced.
             options: What the rewrite may do.
         """
-        seen: list[tuple[GraphView, Plan | None]] = []
-        watch = (lambda *what: seen.append(what)) if self.watching else None
+        seen: list[GraphView] = []
+        watch = seen.append if self.watching else None
         report = pipeline.rewrite_graph(graph, options, watch=watch)
         number = len(self.reports)
         self._graphs[number] = weakref.ref(graph)
@@ -306,12 +305,12 @@ class Session:
         keeping = [i for i, report in enumerate(self.reports) if report.kept_bytes_before]
         return max(keeping, key=lambda i: (self.reports[i].predicted_peak_before, i), default=None)
 
-    def stop_watching(self) -> tuple[GraphView, Plan | None] | None:
+    def stop_watching(self) -> GraphView | None:
         """Forgets what functions were like before.
 
         Returns:
-            The view of the one that `largest` gives as it was before, and the plan; `None` if it
-            was traced while nobody watched.
+            The view of the one that `largest` gives as it was before; `None` if it was traced
+            while nobody watched.
         """
         self.watching = False
         seen, self._seen = self._seen, {}

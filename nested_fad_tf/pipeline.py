@@ -37,8 +37,8 @@ _PART = "a function called under a tape: it is planned as a part of the one that
 _inliner = Inliner()
 _warned: set[str] = set()
 
-# Called with the view of a graph, and the plan if it holds a backward pass.
-Watch = Callable[[GraphView, Plan | None], None]
+# Called with the view of a graph.
+Watch = Callable[[GraphView], None]
 
 
 def rewrite_graph(
@@ -56,8 +56,7 @@ def rewrite_graph(
         options: What may be done.
         apply: Whether to change the graph; otherwise the report says what would be done.
         outlines: Where to put gradients that a SavedModel is to hold.
-        watch: Called before the graph is changed with the view of it, and with the plan; with
-            `None` for a function that is differentiated from outside.
+        watch: Called with the view of the graph before it is changed.
 
     Returns:
         What was done, or why nothing was.
@@ -104,7 +103,7 @@ def _rewrite(
     if taped or not roles.seeds:
         outside = plan_outside(view, options, copies=outlines is None)
         if watch is not None:
-            watch(view, None)
+            watch(view)
         if apply and outside.residuals:
             residuals.apply(graph, view, outside.residuals, outlines)
             _inliner.rewritten(graph)
@@ -114,7 +113,7 @@ def _rewrite(
     simplified = simplify(view)
     plan = make_plan(view, roles, options)
     if watch is not None:
-        watch(view, plan)
+        watch(view)
     if apply and plan.rewrite:
         edit.redirect(simplified)
         edit.apply(graph, view, plan.rewrite, compiled=options.fuse != "ops")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import re
+from collections.abc import Iterable
 
 from nested_fad_tf.graph.view import GraphView, Node, Value
 from nested_fad_tf.ops import elementwise, views
@@ -25,6 +26,8 @@ _SEED_NAME = re.compile(r"(^|/)(ones(_like)?(_\d+)?|grad_ys_\d+)$")
 _NO_SEED = frozenset({"Const", "Shape", "ReadVariableOp"})
 # Finding one takes a pass over the graph; a step with more is planned with those found so far.
 _MOST_GIVEN_SEEDS = 32
+# What the forward pass need not run for.
+_NOT_COMPUTED = frozenset({"Const", "Shape", "ReadVariableOp"})
 _SEED_OPS = frozenset({"Const", "Fill", "OnesLike", "Identity", "BroadcastTo"})
 
 
@@ -63,6 +66,33 @@ class Roles:
         if self.cotangent[node.id]:
             return Role.COTANGENT
         return Role.UNCLAIMED if self.gradient_scope[node.id] else Role.FORWARD
+
+
+def begins_backward(
+    view: GraphView, roles: Roles, nodes: Iterable[Node], inputs: Iterable[Value]
+) -> bool:
+    """Whether something combines a cotangent with what the forward pass computed.
+
+    The first that does begins the backward pass: seeds, and what is made of them alone, may come
+    much earlier.
+
+    Args:
+        view: The graph.
+        roles: Its roles.
+        nodes: What runs: a node, or those of a fused group. Some may be added ones.
+        inputs: What it reads.
+
+    Returns:
+        Whether it does.
+    """
+    traced = len(view.nodes)
+    return any(n.id < traced and roles.cotangent[n.id] for n in nodes) and any(
+        v.node.id < traced
+        and v.node.op_type not in _NOT_COMPUTED
+        and v.id not in view.arguments
+        and not roles.cotangent[v.node.id]
+        for v in (value.storage for value in inputs)
+    )
 
 
 def find_roles(view: GraphView) -> Roles:

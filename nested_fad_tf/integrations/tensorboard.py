@@ -15,7 +15,6 @@ from nested_fad_tf.functions import traceable
 from nested_fad_tf.graph import tracing
 from nested_fad_tf.graph.view import GraphView
 from nested_fad_tf.options import Options
-from nested_fad_tf.plan.plan import Plan
 from nested_fad_tf.report import memory, step_runs, tensorboard
 from nested_fad_tf.report.summary import Report
 
@@ -76,7 +75,7 @@ def compare(
         ):
             with tracing.observing(None), _restoring(step.graph.variables):
                 measured[name] = memory.measure(function, *args, runs=runs, **kwargs)
-    made = step_runs.runs(step.report, step.view, step.plan, step.graph, measured)
+    made = step_runs.runs(step.report, step.view, step.graph, measured)
     tensorboard.write(pathlib.Path(log_dir), made)
     return step.report
 
@@ -89,7 +88,6 @@ class _Rewritten:
         graph: Its graph, rewritten.
         report: The report on it.
         view: Its graph before; as it is, if the pass failed and nothing was changed.
-        plan: What was planned; `None` if it is differentiated from outside.
     """
 
     def __init__(
@@ -97,7 +95,6 @@ class _Rewritten:
     ) -> None:
         self._options = options
         self._outer = tracing.outer_graph()
-        self.plan: Plan | None = None
         self._seen: GraphView | None = None
         self.function = tf.function(python_function)
         with tracing.observing(self._rewrite):
@@ -110,8 +107,8 @@ class _Rewritten:
         else:
             pipeline.rewrite_graph(graph, self._options)
 
-    def _watch(self, view: GraphView, plan: Plan | None) -> None:
-        self._seen, self.plan = view, plan
+    def _watch(self, view: GraphView) -> None:
+        self._seen = view
 
 
 @contextlib.contextmanager

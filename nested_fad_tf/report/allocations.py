@@ -19,14 +19,17 @@ import glob
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import tensorflow as tf
 
+from nested_fad_tf.report.passes import Passes, tells
+
 _MARKER = "nested_fad_tf.measure"
 _ALLOCATION = "MemoryAllocation"
 _DEALLOCATION = "MemoryDeallocation"
+_MEMORY = (_ALLOCATION, _DEALLOCATION)
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,21 @@ class _Event:
 
 
 @dataclass(frozen=True)
+class _Profile:
+    """What a profile says of interest, each in order of time.
+
+    Attributes:
+        memory: Allocations and deallocations.
+        spans: When each marked call began and ended.
+        ran: When functions were called and ops ran, and the names of those events.
+    """
+
+    memory: list[_Event]
+    spans: list[tuple[int, int]]
+    ran: list[tuple[int, str]]
+
+
+@dataclass(frozen=True)
 class Account:
     """Peak, timeline and live buffers of one call, summed from a profile.
 
@@ -65,12 +83,15 @@ class Account:
         timeline: Points (seconds since the call began, bytes above what lived before).
         live: What is live at the peak, largest first; buffers of the call only.
         unknown_frees: Buffers from before the call that were freed in it, of unknown size.
+        backward_from: Seconds from the call's beginning to that of the backward pass; `None` where
+            the profile doesn't tell (report/passes.py).
     """
 
     peak: int
     timeline: tuple[tuple[float, int], ...]
     live: tuple[LiveTensor, ...]
     unknown_frees: int
+    backward_from: float | None = None
 
 
 class Recording:
@@ -123,8 +144,11 @@ class Recording:
         log_dir, self._log_dir = self._log_dir, None
         with log_dir as folder:
             tf.profiler.experimental.stop()
-            events, spans = _read_events(folder)
-        return [_sum_events(events, start, end) for start, end in spans if events]
+            profile = _read(folder)
+        if not profile.memory:
+            return []
+        passes = Passes()
+        return [_account(profile, passes, start, end) for start, end in profile.spans]
 
 
 def device() -> str:
@@ -140,14 +164,12 @@ def _enable_cpu_events() -> None:
         ctypes.CDLL(library)._ZN3tsl23EnableCPUAllocatorStatsEv()
 
 
-def _read_events(log_dir: str) -> tuple[list[_Event], list[tuple[int, int]]]:
-    """Memory events in time order, and when each measured call began and ended."""
+def _read(log_dir: str) -> _Profile:
+    found = _Profile([], [], [])
     try:
         from tensorflow.tsl.profiler.protobuf import xplane_pb2
     except ImportError:
-        return [], []
-    events: list[_Event] = []
-    spans: list[tuple[int, int]] = []
+        return found
     for path in glob.glob(os.path.join(log_dir, "**", "*.xplane.pb"), recursive=True):
         space = xplane_pb2.XSpace()
         with open(path, "rb") as file:
@@ -157,16 +179,22 @@ def _read_events(log_dir: str) -> tuple[list[_Event], list[tuple[int, int]]]:
             stat_names = {key: value.name for key, value in plane.stat_metadata.items()}
             for time_ps, name, event in _named_events(plane, names):
                 if name == _MARKER:
-                    spans.append((time_ps, time_ps + event.duration_ps))
+                    found.spans.append((time_ps, time_ps + event.duration_ps))
+                elif name in _MEMORY:
+                    found.memory.extend(_decode(time_ps, name, _stats(event, stat_names)))
                 else:
-                    events.extend(_decode(time_ps, name, _stats(event, stat_names)))
-    events.sort(key=lambda event: event.picoseconds)
-    return events, spans
+                    found.ran.append((time_ps, name))
+    found.memory.sort(key=lambda event: event.picoseconds)
+    found.ran.sort()
+    found.spans.sort()
+    return found
 
 
 def _named_events(plane: Any, names: dict[int, str]) -> Iterator[tuple[int, str, Any]]:
-    """The plane's memory events and the marker; skips the many others before looking into them."""
-    wanted = {key for key, name in names.items() if name in (_ALLOCATION, _DEALLOCATION, _MARKER)}
+    """The plane's events that count; skips the many others before looking into them."""
+    wanted = {
+        key for key, name in names.items() if name == _MARKER or name in _MEMORY or tells(name)
+    }
     for line in plane.lines:
         for event in line.events:
             if event.metadata_id in wanted:
@@ -198,6 +226,13 @@ def _decode(time_ps: int, name: str, stats: dict[str, Any]) -> Iterator[_Event]:
         dtype=tf.dtypes.as_dtype(dtype).name if dtype else "",
     )
     yield _Event(time_ps, name == _ALLOCATION, int(stats.get("addr", 0)), tensor)
+
+
+def _account(profile: _Profile, passes: Passes, start: int, end: int) -> Account:
+    """The account of the call between start and end."""
+    begins = passes.backward_from((t, name) for t, name in profile.ran if start <= t <= end)
+    seconds = None if begins is None else (begins - start) / 1e12
+    return replace(_sum_events(profile.memory, start, end), backward_from=seconds)
 
 
 def _sum_events(events: list[_Event], start: int, end: int) -> Account:

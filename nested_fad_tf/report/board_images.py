@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from absl import logging
@@ -15,6 +15,7 @@ _SIZE = (4.6, 3.0)
 _DPI = 110
 _COLORS = {"original": "#5f6b7a", "rewritten": "#0b7a75"}
 _OTHER = "#d0722c"
+_SHADE = "#f0f0f0"
 
 Points = Sequence[tuple[float, float]]
 
@@ -28,12 +29,14 @@ class Timeline:
         axis: What the first number of a point is.
         points: By run: pairs of that number and the bytes live from then on.
         peaks: By run, the most that is live at once; that may be for part of a point only.
+        backward: By run, where the backward pass begins, as far as that is known.
     """
 
     title: str
     axis: str
     points: Mapping[str, Points]
     peaks: Mapping[str, int]
+    backward: Mapping[str, float] = field(default_factory=dict)
 
 
 def installed() -> bool:
@@ -56,7 +59,7 @@ def timeline(content: Timeline, run: str) -> bytes:
 
     Args:
         content: What to draw.
-        run: Whose memory to fill.
+        run: Whose memory to fill, and whose backward pass to shade.
 
     Returns:
         A PNG.
@@ -69,6 +72,8 @@ def timeline(content: Timeline, run: str) -> bytes:
         axes.step(times, sizes, where="post", color=color, linewidth=1, label=label)
         if name == run:
             axes.fill_between(times, sizes, step="post", color=color, alpha=0.35)
+    if run in content.backward:
+        _shade_backward(axes, content.backward[run], content.points[run][-1][0])
     axes.set_title(content.title, loc="left")
     axes.set_xlabel(content.axis)
     axes.set_ylabel("MiB above what lived before")
@@ -76,6 +81,12 @@ def timeline(content: Timeline, run: str) -> bytes:
     axes.margins(x=0)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return _png(figure)
+
+
+def _shade_backward(axes: Any, begin: float, end: float) -> None:
+    axes.axvspan(begin, end, color=_SHADE, zorder=0, linewidth=0)
+    above = axes.get_xaxis_transform()
+    axes.text(end, 0.98, "backward pass ", ha="right", va="top", fontsize=7, transform=above)
 
 
 def layers(sizes: Mapping[str, Sequence[int]], names: Sequence[str]) -> bytes:

@@ -17,7 +17,19 @@ try:
 except ImportError as error:
     raise ImportError("figures need matplotlib: pip install 'nested-fad-tf[plots]'") from error
 
-__all__ = ["AFTER", "BEFORE", "GUIDE", "SERIES", "SHADE", "Axes", "Figure", "Path", "look", "save"]
+__all__ = [
+    "AFTER",
+    "BEFORE",
+    "GUIDE",
+    "SERIES",
+    "SHADE",
+    "Axes",
+    "Figure",
+    "Path",
+    "end_of",
+    "look",
+    "save",
+]
 
 Path = str | os.PathLike[str]
 
@@ -26,6 +38,7 @@ BEFORE, AFTER = "#E69F00", "#0072B2"
 SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 # 800 pixels wide: what most pages show.
 _DPI = 100
+_LONGEST_NAME = 46
 SHADE, GUIDE = "#F0F0F0", "#BBBBBB"
 # Same input, same file: no random ids, no date; and the text stays text.
 _STYLE: Any = {
@@ -41,6 +54,18 @@ _STYLE: Any = {
 def look() -> contextlib.AbstractContextManager[None]:
     """A block in which figures get this look, whatever the user has set."""
     return matplotlib.rc_context(_STYLE)
+
+
+def end_of(name: str) -> str:
+    """The end of a long name: the scopes at its beginning tell least.
+
+    Args:
+        name: A name with slashes.
+
+    Returns:
+        The name, with dots for its beginning where it is too long to be shown.
+    """
+    return name if len(name) <= _LONGEST_NAME else f"...{name[3 - _LONGEST_NAME :]}"
 
 
 def save(figure: Figure, folder: Path, name: str) -> tuple[pathlib.Path, pathlib.Path]:

@@ -43,6 +43,9 @@ class Measurement:
         unknown_frees: Buffers from before the call that were freed in it and whose size is not
             known; they are left out of the sum, which is then an upper bound. Zero almost always.
         peak_range: The smallest and the largest peak of the profiled calls.
+        backward_from: When the backward pass began in the timeline, in seconds; `None` where the
+            profile doesn't tell: of a function without one, of ops that ran eagerly, and of a step
+            that XLA compiled as a whole.
     """
 
     peak_bytes: int
@@ -54,6 +57,7 @@ class Measurement:
     method: str
     unknown_frees: int = 0
     peak_range: tuple[int, int] = (0, 0)
+    backward_from: float | None = None
 
     def _repr_html_(self) -> str:
         """What notebooks show."""
@@ -114,6 +118,7 @@ def measure(fn: Callable[..., Any], *args: Any, runs: int = 5, **kwargs: Any) ->
         method=method,
         unknown_frees=account.unknown_frees,
         peak_range=(accounts[0].peak, accounts[-1].peak),
+        backward_from=account.backward_from,
     )
 
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from nested_fad_tf.graph.view import GraphView
-from nested_fad_tf.plan.plan import Keep, Plan
 from nested_fad_tf.report.board_images import Points, Timeline
 from nested_fad_tf.report.memory import Measurement
 from nested_fad_tf.report.shown_graph import shown
-from nested_fad_tf.report.summary import Kept, Report
+from nested_fad_tf.report.summary import Report
 from nested_fad_tf.report.tensorboard import ORIGINAL, REWRITTEN, Run
+from nested_fad_tf.report.timeline import Timeline as SimulatedTimeline
 
 MEASURED = "measured"
 
@@ -19,7 +19,6 @@ MEASURED = "measured"
 def runs(
     report: Report,
     view: GraphView,
-    plan: Plan | None,
     graph: Any,
     measured: Mapping[str, Measurement] | None = None,
 ) -> list[Run]:
@@ -28,7 +27,6 @@ def runs(
     Args:
         report: The report on the function.
         view: Its graph before the rewrite.
-        plan: What was planned; `None` if it is differentiated from outside.
         graph: The `FuncGraph` as it is now.
         measured: What calls were measured to need, by run.
 
@@ -36,14 +34,17 @@ def runs(
         The runs `original` and `rewritten`.
     """
     measured = measured or {}
-    before = [_kept(keep) for keep in plan.kept_before] if plan is not None else []
-    timelines = _timelines(plan, measured)
+    timelines = _timelines(report, measured)
     after = GraphView.from_func_graph(graph, view.nominal)
     made = []
-    for name, seen, kept in ((ORIGINAL, view, before), (REWRITTEN, after, report.kept)):
+    for name, seen, kept in (
+        (ORIGINAL, view, report.kept_before),
+        (REWRITTEN, after, report.kept),
+    ):
         is_original = name == ORIGINAL
         peak = report.predicted_peak_before if is_original else report.predicted_peak_after
-        scalars: dict[str, float] = {"predicted_peak": peak} if plan is not None else {}
+        simulated = report.timeline_before is not None
+        scalars: dict[str, float] = {"predicted_peak": peak} if simulated else {}
         if name in measured:
             if measured[name].peak_bytes:  # the allocator doesn't tell of small buffers
                 scalars["measured_peak"] = measured[name].peak_bytes
@@ -56,7 +57,7 @@ def runs(
                 report.kept_bytes_before if is_original else report.kept_bytes_after,
                 report,
                 applied=True,
-                kept=kept if plan is not None else (),
+                kept=kept,
                 order=[node.name for node in view.nodes],
                 scalars=scalars,
                 timelines=timelines,
@@ -65,43 +66,43 @@ def runs(
     return made
 
 
-def _kept(keep: Keep) -> Kept:
-    value = keep.value
-    return Kept(
-        name=value.name,
-        layer=value.node.name.rpartition("/")[0],
-        op_type=value.node.op_type,
-        shape=value.shape,
-        dtype=value.dtype.name,
-        bytes=keep.nbytes,
-        why=keep.why,
-    )
-
-
-def _timelines(plan: Plan | None, measured: Mapping[str, Measurement]) -> Mapping[str, Timeline]:
+def _timelines(report: Report, measured: Mapping[str, Measurement]) -> Mapping[str, Timeline]:
     found = {}
-    if plan is not None:
-        predicted = {
-            ORIGINAL: list(enumerate(plan.before.timeline)),
-            REWRITTEN: list(enumerate(plan.after.timeline)),
-        }
-        peaks = {ORIGINAL: plan.before.peak_bytes, REWRITTEN: plan.after.peak_bytes}
-        found["predicted"] = Timeline("memory over one step, predicted", "op", predicted, peaks)
+    before, after = report.timeline_before, report.timeline_after
+    if before is not None and after is not None:
+        found["predicted"] = _predicted({ORIGINAL: before, REWRITTEN: after}, before.backward_from)
     points = {name: m.timeline for name, m in measured.items() if m.peak_bytes}
     if points:
         peaks = {name: measured[name].peak_bytes for name in points}
-        found[MEASURED] = measured_timeline(points, peaks)
+        backward = {name: measured[name].backward_from for name in points}
+        found[MEASURED] = measured_timeline(points, peaks, backward)
     return found
 
 
-def measured_timeline(points: Mapping[str, Points], peaks: Mapping[str, int]) -> Timeline:
+def _predicted(simulated: Mapping[str, SimulatedTimeline], backward: float) -> Timeline:
+    return Timeline(
+        "memory over one step, predicted",
+        "time, by the bytes that ops read and write",
+        {name: timeline.aligned(backward) for name, timeline in simulated.items()},
+        {name: timeline.peak_bytes for name, timeline in simulated.items()},
+        dict.fromkeys(simulated, backward),
+    )
+
+
+def measured_timeline(
+    points: Mapping[str, Points],
+    peaks: Mapping[str, int],
+    backward: Mapping[str, float | None],
+) -> Timeline:
     """What is to be drawn of measured steps.
 
     Args:
         points: By run, seconds since the step began and bytes live from then on.
         peaks: By run, the most that was live at once.
+        backward: By run, when the backward pass began; `None` where that isn't known.
 
     Returns:
         The timeline.
     """
-    return Timeline("memory over one step, measured", "seconds", points, peaks)
+    known = {name: begins for name, begins in backward.items() if begins is not None}
+    return Timeline("memory over one step, measured", "seconds", points, peaks, known)

@@ -1,18 +1,20 @@
-"""Memory over one simulated step, small enough for a report."""
+"""Memory over one step, simulated or measured, small enough for a report."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
 
-from nested_fad_tf.graph.roles import Roles
-from nested_fad_tf.graph.view import GraphView, Value
+from nested_fad_tf.graph.roles import Roles, begins_backward
+from nested_fad_tf.graph.view import GraphView
 from nested_fad_tf.plan.peak import Lifetimes
 from nested_fad_tf.plan.schedule import Step
 from nested_fad_tf.report import layers
+from nested_fad_tf.report.allocations import LiveTensor
 
 _POINTS = 400
 _LIVE = 8
+_UNNAMED = "(names no op: compiled code)"
 # What is named ought to be most of what is live; else it is named more coarsely.
 _LEAST_NAMED = 0.6
 # What a step is taken to move at least, so that ops on scalars have a place in time, too.
@@ -36,9 +38,10 @@ class Live:
 
 @dataclasses.dataclass(frozen=True)
 class Timeline:
-    """Memory over one simulated step, above what lived before it.
+    """Memory over one step, above what lived before it.
 
-    Time is told by the bytes that ops read and write, as a part of all that the step moves.
+    The time of a simulated step is told by the bytes that ops read and write, as a part of all that
+    the step moves; that of a measured one by the clock, as a part of all that it took.
 
     Attributes:
         points: Pairs (time, bytes live from then on); of a long step the highest in short spans.
@@ -105,26 +108,41 @@ def timeline_of(view: GraphView, roles: Roles, lifetimes: Lifetimes) -> Timeline
         backward_from=_first(times, lifetimes.steps, view, roles),
         peak_at=times[peak] if times else 0.0,
         peak_bytes=lifetimes.peak_bytes,
-        live=_alike(lifetimes.live_at_peak),
+        live=_alike([(v.node.name, v.nbytes) for v in lifetimes.live_at_peak]),
+    )
+
+
+def timeline_of_call(
+    points: Sequence[tuple[float, int]],
+    backward_from: float | None,
+    live: Sequence[LiveTensor],
+) -> Timeline:
+    """Condenses what was measured of a call.
+
+    Args:
+        points: Seconds since the call began, and bytes live from then on; at least one.
+        backward_from: When the backward pass began, in seconds; `None` if that isn't known.
+        live: What is live at the peak.
+
+    Returns:
+        The timeline; without a backward pass if that isn't known to have begun.
+    """
+    seconds = points[-1][0] or 1.0
+    peak_at, peak = max(points, key=lambda point: point[1])
+    return Timeline(
+        points=tuple((time / seconds, size) for time, size in points),
+        backward_from=1.0 if backward_from is None else min(1.0, backward_from / seconds),
+        peak_at=peak_at / seconds,
+        peak_bytes=peak,
+        live=_alike([(tensor.name, tensor.bytes) for tensor in live]),
     )
 
 
 def _first(times: list[float], steps: Iterable[Step], view: GraphView, roles: Roles) -> float:
-    """When the first op combines a cotangent with something that the forward pass computed.
-
-    Seeds, and what is made of them alone, may come much earlier.
-    """
-    constant = ("Const", "Shape", "ReadVariableOp")
+    """When the backward pass begins."""
     for time, step in zip(times, steps, strict=True):
         nodes = step.group.nodes if step.group else (step.node,)
-        late = any(n.id < len(view.nodes) and roles.cotangent[n.id] for n in nodes)
-        if late and any(
-            v.storage.node.op_type not in constant
-            and v.storage.node.id < len(view.nodes)
-            and v.storage.id not in view.arguments
-            and not roles.cotangent[v.storage.node.id]
-            for v in step.inputs
-        ):
+        if begins_backward(view, roles, nodes, step.inputs):
             return time
     return 1.0
 
@@ -147,14 +165,15 @@ def _thinned(times: Sequence[float], sizes: Sequence[int]) -> tuple[tuple[float,
     return tuple(points)
 
 
-def _alike(values: Sequence[Value]) -> tuple[Live, ...]:
+def _alike(buffers: Sequence[tuple[str, int]]) -> tuple[Live, ...]:
     """Sums up buffers whose ops differ in numbers only, as finely as few groups allow."""
-    total = sum(v.nbytes for v in values)
+    total = sum(size for _, size in buffers)
     groups: list[Live] = []
     for parts in (3, 2, 1):
         found: dict[str, list[int]] = {}
-        for value in values:
-            found.setdefault(layers.kind_of(value.node.name, parts), []).append(value.nbytes)
+        for name, size in buffers:
+            kind = layers.kind_of(name, parts) if name else _UNNAMED
+            found.setdefault(kind, []).append(size)
         groups = [Live(name, len(sizes), sum(sizes)) for name, sizes in found.items()]
         groups.sort(key=lambda group: -group.bytes)
         if sum(group.bytes for group in groups[:_LIVE]) >= _LEAST_NAMED * total:

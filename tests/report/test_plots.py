@@ -9,9 +9,12 @@ import sys
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from reports import NASTY, large_report, saved_model_report, step_report
+import tensorflow as tf
+from reports import NASTY, OPTIONS, large_report, saved_model_report, step_report
+from traced import numbers
 
-from nested_fad_tf.report.memory import Measurement
+import nested_fad_tf as nfad
+from nested_fad_tf.report.memory import LiveTensor, Measurement
 from nested_fad_tf.report.summary import Kept, Report
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -90,19 +93,78 @@ def test_kept_needs_something_that_is_kept():
         plots.kept(Report("f", False, "because", "auto"))
 
 
-def measurement(peak: int, timeline=((0.0, 0), (0.1, 1), (0.2, 0))) -> Measurement:
+def measurement(
+    peak: int, timeline=((0.0, 0), (0.1, 1), (0.2, 0)), backward: float | None = None
+) -> Measurement:
     scaled = tuple((time, size * peak) for time, size in timeline)
-    return Measurement(peak, peak, 0.1, (0.1,), scaled, (), "profiler")
+    live = (LiveTensor("net/layer_1/Tanh", peak, "[1]", "float32"), LiveTensor("", 1, "", ""))
+    return Measurement(
+        peak, peak, 0.1, (0.1,), scaled, live, "profiler", backward_from=backward
+    )  # fmt: skip
 
 
-def test_measured_draws_both_timelines():
-    figure = plots.measured(measurement(4 << 20), measurement(1 << 20))
-    (axes,) = figure.axes
-    plain, rewritten = (line for line in axes.get_lines() if not line.get_label().startswith("_"))
-    assert (max(plain.get_ydata()), max(rewritten.get_ydata())) == (4.0, 1.0)
-    assert max(plain.get_xdata()) == pytest.approx(200)
+def curves_of(axes) -> dict[str, matplotlib.lines.Line2D]:
+    return {line.get_label(): line for line in axes.get_lines() if line.get_label()[0] != "_"}
+
+
+def shaded(axes) -> list[tuple[float, float]]:
+    """From where to where the background is shaded."""
+    spans = [p for p in axes.patches if isinstance(p, matplotlib.patches.Rectangle)]
+    return [(p.get_x(), p.get_x() + p.get_width()) for p in spans]
+
+
+def test_measured_by_the_clock_where_the_passes_are_not_known():
+    pairs = [(None, None), (0.05, None), (None, 0.05)]
+    for before, after in pairs:
+        figure = plots.measured(
+            measurement(4 << 20, backward=before), measurement(1 << 20, backward=after)
+        )
+        upper, _ = figure.axes
+        plain, rewritten = curves_of(upper).values()
+        assert (max(plain.get_ydata()), max(rewritten.get_ydata())) == (4.0, 1.0)
+        assert max(plain.get_xdata()) == pytest.approx(200)
+        assert not shaded(upper)
+        assert "backward pass" not in texts(figure)
     with pytest.raises(ValueError, match="no timeline"):
         plots.measured(measurement(4), measurement(4, ()))
+
+
+def test_measured_shades_the_passes_and_lists_what_is_live():
+    plain = measurement(4 << 20, backward=0.05)
+    slower = measurement(1 << 20, ((0.0, 0), (0.3, 1), (0.4, 0)), backward=0.3)
+    figure = plots.measured(plain, slower)
+    upper, _ = figure.axes
+    # Where plain TensorFlow's begins; the other one's is drawn there, too.
+    assert shaded(upper) == [(pytest.approx(0.25), pytest.approx(1.0))]
+    curves = curves_of(upper)
+    assert upper.get_xlabel().endswith("plain TensorFlow 50 + 150 ms, rewritten 300 + 100 ms")
+    line = curves["rewritten"]
+    assert line.get_xdata()[list(line.get_ydata()).index(1.0)] == pytest.approx(0.25)
+    found = texts(figure)
+    assert {"forward pass", "backward pass", "peak 4.0 MiB", "peak 1.0 MiB"} <= set(found)
+    assert {"net/layer/Tanh", "(names no op: compiled code)"} <= set(found)
+    assert inside(figure)
+
+
+def test_measured_steps_are_shaded_where_their_backward_pass_begins():
+    x, w = numbers(512, 256), numbers(256, 256)
+
+    def step(x):
+        with tf.GradientTape() as tape:
+            tape.watch(w)
+            y = x
+            for i in range(4):
+                with tf.name_scope(f"layer_{i}"):
+                    y = tf.nn.gelu(y @ w)
+            loss = tf.reduce_sum(y * y)
+        return tape.gradient(loss, w)
+
+    plain = nfad.measure(tf.function(step), x, runs=1)
+    rewritten = nfad.measure(nfad.function(step, options=OPTIONS), x, runs=1)
+    if not plain.timeline:
+        pytest.skip("the allocator tells nothing here")
+    upper, _ = plots.measured(plain, rewritten).axes
+    assert shaded(upper) == [(plain.backward_from / plain.timeline[-1][0], 1.0)]
 
 
 def bench(*rows):

@@ -45,16 +45,14 @@ def runs_of(step, **options):
     seen = []
 
     def observe(graph):
-        report = pipeline.rewrite_graph(
-            graph, OPTIONS.replace(**options), watch=lambda *what: seen.append(what)
-        )
+        report = pipeline.rewrite_graph(graph, OPTIONS.replace(**options), watch=seen.append)
         assert report.changed
         seen.append((report, graph))
 
     with tracing.observing(observe):
         tf.function(step).get_concrete_function(SQUARE, SQUARE)
-    (view, plan), (report, graph) = seen
-    made = step_runs.runs(report, view, plan, graph)
+    view, (report, graph) = seen
+    made = step_runs.runs(report, view, graph)
     return {run.name: {node.name: node for node in run.graph.node} for run in made}
 
 

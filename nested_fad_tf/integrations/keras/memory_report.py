@@ -150,7 +150,7 @@ class MemoryReport(keras.callbacks.Callback):
         if self._log_dir is None:
             return
         if seen is not None and graph is not None:
-            tensorboard.write(self._log_dir, step_runs.runs(self.report, *seen, graph))
+            tensorboard.write(self._log_dir, step_runs.runs(self.report, seen, graph))
             return
         self._print("memory report: the step was traced before this fit; no graphs are written")
         peak = {"predicted_peak": self.report.predicted_peak_after}
@@ -181,7 +181,9 @@ class MemoryReport(keras.callbacks.Callback):
                 peak = {"measured_peak": self.measured_peak}
                 tensorboard.write_levels(self._log_dir / self._run, peak)
                 timeline = step_runs.measured_timeline(
-                    {self._run: accounts[-1].timeline}, {self._run: self.measured_peak}
+                    {self._run: accounts[-1].timeline},
+                    {self._run: self.measured_peak},
+                    {self._run: accounts[-1].backward_from},
                 )
                 tensorboard.write_timeline(self._log_dir, self._run, step_runs.MEASURED, timeline)
 
