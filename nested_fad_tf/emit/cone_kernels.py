@@ -84,15 +84,16 @@ class Kernels:
             The result and the kept tensors.
         """
         cone, inputs = residual.cone, residual.cone.inputs
-        made = [e for e in residual.kept if not isinstance(e, Leaf) and e is not cone.expr]
+        names = residual.made
+        made = list(names)
 
         def body(arguments: Sequence[tf.Tensor]) -> list[tf.Tensor]:
             leaves: Any = dict(zip(inputs, arguments, strict=True))
             memo: dict[Any, tf.Tensor] = {}
             dtype = cone.output.dtype
-            return [expression.build(e, leaves, memo, dtype) for e in (cone.expr, *made)]
+            return [expression.build(e, leaves, memo, dtype, names) for e in (cone.expr, *made)]
 
-        key = structure(residual, (cone.expr, *made))
+        key = structure(residual, (cone.expr, *made)), tuple(names.values())
         call = self._get("forward", key, [_spec(v) for v in inputs], body)
         result, *rest = call(*(tensors[v] for v in inputs))
         result.set_shape(cone.output.shape)

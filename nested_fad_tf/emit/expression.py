@@ -25,6 +25,7 @@ def build(
     leaves: Mapping[Hashable, tf.Tensor],
     memo: MutableMapping[Hashable, tf.Tensor] | None = None,
     dtype: tf.DType | None = None,
+    names: Mapping[Expr, str] | None = None,
 ) -> tf.Tensor:
     """Computes an expression, in a graph or eagerly, with one op for each distinct part.
 
@@ -37,6 +38,7 @@ def build(
         dtype: The dtype of the result where the expression leaves it open (a number, or a
             selection between numbers). A selection by a comparison needs none: its dtype is that
             of what is compared.
+        names: What to call the ops of some parts, within the current scope.
 
     Returns:
         The tensor. Its shape is that of the expression: a derivative of one is a scalar.
@@ -45,6 +47,7 @@ def build(
         ExpressionError: If a leaf has no tensor, an op is unknown or dtypes don't fit.
     """
     memo = {} if memo is None else memo
+    names = names or {}
     dtypes = infer_dtypes(expr, {key: tensor.dtype for key, tensor in leaves.items()})
     if dtypes[expr] is None:
         dtype = dtype or _compared_dtype(expr, dtypes)
@@ -61,7 +64,7 @@ def build(
         elif isinstance(item, Apply):
             args = _argument_tasks(item, wanted, dtypes)
             if args_done:
-                memo[task] = _call(item, [memo[a] for a in args])
+                memo[task] = _call(item, [memo[a] for a in args], names.get(item))
             else:
                 stack.append((task, True))
                 stack.extend((a, False) for a in reversed(args))
@@ -182,7 +185,7 @@ def _constant(expr: Const, dtype: tf.DType | None) -> tf.Tensor:
     return tf.constant(number, dtype)
 
 
-def _call(expr: Apply, args: list[tf.Tensor]) -> tf.Tensor:
+def _call(expr: Apply, args: list[tf.Tensor], name: str | None) -> tf.Tensor:
     definition = _op_def(expr.op_type)
     names = _keywords(expr.op_type)
     inputs: dict[str, Any] = dict(zip(names, args, strict=False))
@@ -191,7 +194,7 @@ def _call(expr: Apply, args: list[tf.Tensor]) -> tf.Tensor:
     # Type attributes of inputs are found by TensorFlow; raw ops don't take them.
     inferred = {d.type_attr for d in definition.input_arg}
     attrs = {name: value for name, value in expr.attrs if name not in inferred}
-    return getattr(tf.raw_ops, expr.op_type)(**inputs, **attrs)
+    return getattr(tf.raw_ops, expr.op_type)(**inputs, **attrs, name=name)
 
 
 @functools.cache

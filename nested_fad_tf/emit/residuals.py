@@ -84,7 +84,8 @@ def _emit(
         result, kept = kernels.forward(residual, tensors)
     else:
         memo: dict[Any, tf.Tensor] = {(e, None): _tensor(v) for e, v in _computed(residual).items()}
-        kept = [expression.build(e, tensors, memo, cone.output.dtype) for e in residual.kept]
+        dtype, names = cone.output.dtype, residual.made
+        kept = [expression.build(e, tensors, memo, dtype, names) for e in residual.kept]
         result = _tensor(cone.output)
     shapes = [_shape_of(tensors[v], result) for v in cone.active]
     arguments = [result, *(tensors[v] for v in cone.active), *kept]

@@ -79,6 +79,21 @@ class Residual:
         return tuple(self.computed[expr] for expr in self.kept if expr in self.computed)
 
     @property
+    def made(self) -> Mapping[Expr, str]:
+        """Kept expressions that ops of its own compute, and what those ops are called.
+
+        They are found by that: in the scope that is named after the cone's last op. The result of a
+        compiled cone goes by the name of the op that it stands for.
+        """
+        new = [e for e in self.kept if e not in self.computed]
+        names = {e: f"derivative_{number}" for number, e in enumerate(new)}
+        if self.compiled:
+            inner = [e for e in self.kept if e in self.computed and e is not self.cone.expr]
+            again = [e for e in inner if not isinstance(e, Leaf)]
+            names |= {e: f"kept_{number}" for number, e in enumerate(again)}
+        return names
+
+    @property
     def bytes_after(self) -> int:
         """The bytes that are kept for it now."""
         return sum(self.sizes)

@@ -10,6 +10,7 @@ from nested_fad_tf.graph.roles import Roles
 from nested_fad_tf.graph.view import GraphView, Node, Value
 from nested_fad_tf.plan.outside import OutsidePlan, Residual
 from nested_fad_tf.plan.plan import Decision, Keep, Plan
+from nested_fad_tf.plan.rewrite import SCOPE
 from nested_fad_tf.report.formulas import formula_of
 from nested_fad_tf.report.neighbours import neighbours_of, sources_of
 from nested_fad_tf.report.summary import ChainReport, Kept, Report
@@ -194,15 +195,16 @@ def _largest_first(kept: Iterable[Kept]) -> tuple[Kept, ...]:
 
 def _kept_of(residual: Residual) -> Iterator[Kept]:
     """What a chain's gradient is computed from, but for what is kept anyway."""
-    output = residual.cone.output
+    output, made = residual.cone.output, residual.made
     for expr, size in zip(residual.kept, residual.sizes, strict=True):
-        value = residual.computed.get(expr)
-        if value is not None and size:
-            yield _kept_value(value, size, _RESIDUAL)
-        elif size:
+        value, why = residual.computed.get(expr), _RESIDUAL
+        if value is None:
             why = textwrap.shorten(f"{_DERIVATIVE}: {expr}", _LONGEST_WHY, placeholder=" ...")
-            new = _kept_value(output, size, why)
-            yield dataclasses.replace(new, name=f"{output.node.name}/derivative")
+        kept = _kept_value(value or output, size, why)
+        if expr in made:
+            kept = dataclasses.replace(kept, name=f"{SCOPE}/{output.node.name}/{made[expr]}:0")
+        if size:
+            yield kept
 
 
 def _kept(keep: Keep) -> Kept:

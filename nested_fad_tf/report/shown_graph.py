@@ -4,7 +4,8 @@ What runs is made for running: dead ops are still there, a fused group is a call
 stands elsewhere, and nothing shows what lives on into the backward pass. Here dead ops are left
 out, the ops of a fused group stand in a scope of their own, named after the layers they came from,
 and every tensor that is kept passes through a node `kept/...`, which stands for its buffer and says
-why it is kept. What the rewrite added is named as shown_names.py says.
+why it is kept; nobody reads that node where the gradient is computed elsewhere. What the rewrite
+added is named as shown_names.py says.
 
 Such a graph is to look at; it doesn't run.
 """
@@ -53,6 +54,7 @@ class _Shown:
         library = _library(view)
         self._functions = {f.signature.name: f for f in library.function}
         self._late = _depends_on(view, seeds)
+        any_late = any(self._late)
         traced = [node for node in view.nodes if shown_names.origin(node.name).is_op]
         self._layers = shown_names.Layers(
             (node.name for node in traced), {n.name for n in traced if self._late[n.id]}
@@ -67,20 +69,29 @@ class _Shown:
         for node in view.nodes:
             if view.live[node.id]:
                 self._show(node)
+                if not any_late:
+                    self._mark(node)
         self._add_library(library)
 
     def _kept_values(self, kept: Mapping[str, Kept]) -> Mapping[int, Kept]:
         """What is known of kept buffers, by the id of the value that holds them now."""
         found: dict[int, Kept] = {}
-        for node in self._view.nodes:
-            if not self._view.live[node.id] or self._late[node.id]:
+        missing = dict(kept)
+        early = [
+            node
+            for node in self._view.nodes
+            if self._view.live[node.id] and not self._late[node.id]
+        ]
+        for value in (value for node in early for value in node.outputs):
+            if value.name in kept:
+                found[value.storage.id] = missing.pop(value.name)
+        # A group computes what ops did that don't run any more.
+        for node in early:
+            if (function := self._fused(node)) is None:
                 continue
-            makers = [f"{node.name}:{value.index}" for value in node.outputs]
-            if (function := self._fused(node)) is not None:
-                makers = [f"{name}:0" for name in _results(function, self._origins(node, function))]
-            for value, name in zip(node.outputs, makers, strict=True):
-                if name in kept:
-                    found[value.storage.id] = kept[name]
+            for value, name in zip(node.outputs, self._results(node, function), strict=True):
+                if name in missing:
+                    found[value.storage.id] = missing.pop(name)
         return found
 
     def _fused(self, node: Node) -> Any:
@@ -137,11 +148,34 @@ class _Shown:
         scope = call.name.rpartition("/")[0]
         return names or [f"{scope}/{body.name}" for body in function.node_def]
 
+    def _results(self, call: Node, function: Any) -> list[str]:
+        """Names of the tensors that the results of a group stand for."""
+        args = function.signature.output_arg
+        if self._defs[call.name].attr[ORIGINS].list.s:
+            nodes = [body.name for body in function.node_def]
+            by_node = dict(zip(nodes, self._origins(call, function), strict=True))
+            made = [function.ret[arg.name].partition(":")[0] for arg in args]
+            return [f"{by_node.get(node, '')}:0" for node in made]
+        # That of a cone: its result, and what is kept for its gradient (emit/cone_kernels.py).
+        scope = call.name.rpartition("/")[0]
+        kept = [f"{scope}/{arg.name}:0" for arg in args[1:]]
+        return [f"{shown_names.origin(scope).path}:0", *kept]
+
     def _read(self, value: Value, reader: Node) -> str:
         """What a node is shown to read: in the backward pass, what is kept of a buffer."""
         kept = self._kept.get(value.storage.id)
         if kept is None or self._late[value.node.id] or not self._late[reader.id]:
             return self._tensors[value.id]
+        return self._marker(value, kept)
+
+    def _mark(self, node: Node) -> None:
+        """Shows what is kept of a node, whoever reads it."""
+        for value in node.outputs:
+            if value.storage is value and value.id in self._kept:
+                self._marker(value, self._kept[value.id])
+
+    def _marker(self, value: Value, kept: Kept) -> str:
+        """The node that says that a value is kept."""
         if value.id not in self._markers:
             node = tf.compat.v1.NodeDef(op=KEPT_FOR_BACKWARD)
             node.attr["size"].s = f"{kept.bytes / _MIB:.2f} MiB".encode()
@@ -216,10 +250,3 @@ def _library(view: GraphView) -> Any:
 def _is_first_output(read: str) -> bool:
     """Whether an input of a function's node is an argument, or another node's first output."""
     return ":" not in read or read.endswith(":0")
-
-
-def _results(function: Any, names: Sequence[str]) -> list[str]:
-    """Which of a function's ops make its results, by the given names of its ops."""
-    by_node = {body.name: name for body, name in zip(function.node_def, names, strict=True)}
-    made = [function.ret[arg.name].partition(":")[0] for arg in function.signature.output_arg]
-    return [by_node.get(node, "") for node in made]

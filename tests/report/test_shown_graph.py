@@ -40,8 +40,8 @@ def dropout_step(x, w):
     return loss, tape.gradient(loss, w)
 
 
-def runs_of(step, **options):
-    """By run: nodes by name, of a step and its rewrite."""
+def watched(step, **options):
+    """The view of a step before its rewrite, and the report and the graph after it."""
     seen = []
 
     def observe(graph):
@@ -51,7 +51,12 @@ def runs_of(step, **options):
 
     with tracing.observing(observe):
         tf.function(step).get_concrete_function(SQUARE, SQUARE)
-    view, (report, graph) = seen
+    return seen
+
+
+def runs_of(step, **options):
+    """By run: nodes by name, of a step and its rewrite."""
+    view, (report, graph) = watched(step, **options)
     made = step_runs.runs(report, view, graph)
     return {run.name: {node.name: node for node in run.graph.node} for run in made}
 
@@ -170,3 +175,28 @@ def test_functions_of_loops_are_kept():
     (loop,) = [n for n in graph.node if "While" in n.op]
     functions = {f.signature.name for f in graph.library.function}
     assert {loop.attr["body"].func.name, loop.attr["cond"].func.name} <= functions
+
+
+@pytest.mark.parametrize("strategy", ["auto", "forward_ad"])
+@pytest.mark.parametrize("fuse", ["ops", "xla"])
+def test_what_is_kept_for_a_gradient_from_outside(strategy, fuse):
+    w = numbers(SIDE, SIDE)
+
+    def call(x, unused):
+        for i in range(3):
+            with tf.name_scope(f"layer_{i}"):
+                x = mish(x @ w)
+        return x @ w
+
+    view, (report, graph) = watched(call, strategy=strategy, fuse=fuse)
+    for run, kept in zip(
+        step_runs.runs(report, view, graph), (report.kept_before, report.kept), strict=True
+    ):
+        nodes = {node.name: node for node in run.graph.node}
+        markers = [n for n in nodes.values() if n.op == KEPT_FOR_BACKWARD]
+        assert all(name in nodes for node in nodes.values() for name in reads(node))
+        # The result of the last layer is kept by what reads it, whatever is done to the layers.
+        assert len(markers) == len(kept) >= 4
+        assert {n.attr["why"].s.decode() for n in markers} == {k.why for k in kept}
+        assert any("layer_1/" in n.name and "/kept/" in n.name for n in markers)
+        assert run.kept == kept
