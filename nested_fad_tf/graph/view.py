@@ -19,6 +19,11 @@ from nested_fad_tf.graph.devices import on_cpu
 from nested_fad_tf.graph.sizes import Shape, output_in_bytes
 from nested_fad_tf.ops import parts, views
 
+# Marks the call of a function that does nothing but carry a cone's gradient, and says which of its
+# arguments that reads: see emit/outlined.py.
+OWN_GRADIENT = "_nested_fad_gradient"
+_CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
+
 
 class Value:
     """One output tensor of a node.
@@ -438,9 +443,14 @@ def aliased_input(node: Node, index: int) -> Value | None:
     """
     if node.op_type in views.PAIRWISE_ALIASES:
         return node.inputs[index]
-    if index == 0 and node.inputs and node.op_type in views.ALIASES:
+    if index == 0 and node.inputs and (node.op_type in views.ALIASES or _hands_on(node)):
         return node.inputs[0]
     return None
+
+
+def _hands_on(node: Node) -> bool:
+    """Whether a call gives back its first argument, with another gradient."""
+    return node.op_type in _CALLS and node.attr(OWN_GRADIENT) is not None
 
 
 def static_shape(tensor: tf.Tensor) -> Shape | None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
-from nested_fad_tf.graph.view import GraphView, Node, Value
+from nested_fad_tf.graph.view import OWN_GRADIENT, GraphView, Node, Value
 from nested_fad_tf.ops import elementwise
 from nested_fad_tf.ops.expr import Apply, Const, Expr, Leaf
 
@@ -20,9 +20,6 @@ from nested_fad_tf.ops.expr import Apply, Const, Expr, Leaf
 _FLOATS = frozenset({tf.bfloat16, tf.float32, tf.float64})
 # What gradients go through. A variant may be a list of tensors, as loops and TensorArrays keep.
 _TRAINABLE = _FLOATS | {tf.float16, tf.complex64, tf.complex128, tf.variant}
-# Marks the call of a function that does nothing but carry a cone's gradient, and says which of its
-# arguments that reads: see emit/outlined.py.
-OWN_GRADIENT = "_nested_fad_gradient"
 # Type attributes follow from the inputs; a Cast would change the dtype inside a cone.
 _BOUNDARIES = frozenset({"Cast", "Bitcast"})
 

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from nested_fad_tf.graph.sizes import Shape, size_in_bytes
-from nested_fad_tf.graph.view import GraphView, Node, Value
+from nested_fad_tf.graph.view import OWN_GRADIENT, GraphView, Node, Value
 from nested_fad_tf.ops import elementwise
 from nested_fad_tf.ops.compiled import COMPILED
 from nested_fad_tf.ops.derive import NotDifferentiableError, derivative
@@ -27,7 +27,6 @@ from nested_fad_tf.ops.gradient_reads import GRADIENT_READS, TAKES_COPIES
 from nested_fad_tf.options import Options
 from nested_fad_tf.plan import cost
 from nested_fad_tf.plan.cones import (
-    OWN_GRADIENT,
     Cone,
     find_active,
     find_cones,

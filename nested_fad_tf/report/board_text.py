@@ -32,8 +32,7 @@ def report(
     Args:
         content: The report.
         applied: Whether what it speaks of was done, rather than planned.
-        kept: What the run keeps for the backward pass; that of the report's functions, if it is a
-            SavedModel's.
+        kept: What the run keeps for the backward pass.
         figures: Scalars of all runs by run and tag, to stand side by side.
 
     Returns:
@@ -41,7 +40,7 @@ def report(
     """
     shown = [_figures(figures or {})]
     if content.functions:
-        shown.append(tables.functions(content, applied=applied))
+        shown += [tables.functions(content, applied=applied), _layers(kept)]
         shown.append(tables.kept(content, applied=applied))
     else:
         whole = dataclasses.replace(content, kept=tuple(kept))

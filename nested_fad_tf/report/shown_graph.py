@@ -18,7 +18,7 @@ from typing import Any
 import tensorflow as tf
 
 from nested_fad_tf.emit.fused_op import ORIGINS
-from nested_fad_tf.graph.view import GraphView, Node, Value
+from nested_fad_tf.graph.view import OWN_GRADIENT, GraphView, Node, Value
 from nested_fad_tf.plan.rewrite import SCOPE
 from nested_fad_tf.report import shown_names
 from nested_fad_tf.report.summary import Kept
@@ -96,7 +96,8 @@ class _Shown:
 
     def _fused(self, node: Node) -> Any:
         """The function of a fused group; `None` for other nodes."""
-        if node.op_type not in _CALLS:
+        # What only carries a gradient fuses nothing.
+        if node.op_type not in _CALLS or node.attr(OWN_GRADIENT) is not None:
             return None
         function = self._functions.get(self._defs[node.name].attr["f"].func.name)
         if function is None or SCOPE not in function.signature.name:

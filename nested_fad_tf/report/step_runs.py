@@ -13,7 +13,7 @@ from nested_fad_tf.report.summary import Report
 from nested_fad_tf.report.tensorboard import ORIGINAL, REWRITTEN, Run
 from nested_fad_tf.report.timeline import Timeline as SimulatedTimeline
 
-MEASURED = "measured"
+PREDICTED, MEASURED = "predicted", "measured"
 
 
 def runs(
@@ -70,7 +70,7 @@ def _timelines(report: Report, measured: Mapping[str, Measurement]) -> Mapping[s
     found = {}
     before, after = report.timeline_before, report.timeline_after
     if before is not None and after is not None:
-        found["predicted"] = _predicted({ORIGINAL: before, REWRITTEN: after}, before.backward_from)
+        found[PREDICTED] = predicted_timeline(before, after)
     points = {name: m.timeline for name, m in measured.items() if m.peak_bytes}
     if points:
         peaks = {name: measured[name].peak_bytes for name in points}
@@ -79,7 +79,17 @@ def _timelines(report: Report, measured: Mapping[str, Measurement]) -> Mapping[s
     return found
 
 
-def _predicted(simulated: Mapping[str, SimulatedTimeline], backward: float) -> Timeline:
+def predicted_timeline(before: SimulatedTimeline, after: SimulatedTimeline) -> Timeline:
+    """What is to be drawn of simulated steps; both passes are as long in both.
+
+    Args:
+        before: The original's.
+        after: The rewritten one's.
+
+    Returns:
+        The timeline.
+    """
+    simulated, backward = {ORIGINAL: before, REWRITTEN: after}, before.backward_from
     return Timeline(
         "memory over one step, predicted",
         "time, by the bytes that ops read and write",

@@ -6,11 +6,14 @@ may be missing, and logs that as errors of its own.
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from traced import mish
+from traced import mish, numbers
 
 import nested_fad_tf as nfad
 from nested_fad_tf.bench import board
@@ -132,6 +135,61 @@ def test_timelines_and_histograms(page, address):
     page.goto(f"{address}/#histograms")
     page.get_by_text("tag: kept_by_layer").first.wait_for()
     page.locator("vz-histogram-timeseries path").first.wait_for(state="attached")
+
+
+@pytest.fixture(scope="module")
+def saved_address(tmp_path_factory, browser):
+    """Where TensorBoard shows a SavedModel and its rewrite, as the command writes them."""
+    folder = tmp_path_factory.mktemp("saved")
+    weights = tf.Variable(numbers(SIDE, SIDE, scale=SIDE**-0.5))
+    module = tf.Module()
+    module.weights = weights
+
+    @tf.function(input_signature=[tf.TensorSpec([ROWS, SIDE])])
+    def call(x):
+        for name in ("first", "second"):
+            with tf.name_scope(name):
+                x = tf.nn.gelu(x @ weights)
+        return x @ weights
+
+    module.call = call
+    tf.saved_model.save(module, str(folder / "model"))
+    # In a process of its own: the command sets TensorFlow up.
+    command = [sys.executable, "-m", "nested_fad_tf", "compare", folder / "model"]
+    subprocess.run([*command, f"--log_dir={folder / 'logs'}"], check=True, capture_output=True)
+    with board.serving(folder / "logs") as found:
+        yield found
+
+
+def test_a_saved_model_shows_what_its_functions_keep(page, saved_address):
+    kept = {}
+    for run in ("original", "rewritten"):
+        page.goto("about:blank")  # or the tab would not be loaded anew
+        tab = board.GraphTab(page, saved_address, run)
+        (function,) = (name for name in tab.nodes() if "inference_call" in name)
+        layer = f"{function}/second"
+        for name in (function, layer):
+            tab.expand(name)
+        for name in [n for n in tab.nodes() if n.startswith(layer) and n.endswith("/Gelu")]:
+            tab.expand(name)
+        for name in [n for n in tab.nodes() if n.startswith(layer) and n.endswith("/kept")]:
+            tab.expand(name)
+        shown = [n.removeprefix(f"{layer}/") for n in tab.nodes() if n.startswith(f"{layer}/")]
+        kept[run] = {n for n in shown if "kept/" in n and "nested_fad" not in n}
+    # The product that the layer's gradient is computed from, and what the next product reads.
+    assert kept["rewritten"] == {"kept/matmul", "Gelu/kept/mul_2"}
+    assert len(kept["original"]) > 2
+    assert {"Gelu/kept/mul_1", "Gelu/kept/mul_2"} <= kept["original"]
+
+
+def test_a_saved_model_has_a_histogram_of_what_is_kept(page, saved_address):
+    page.goto(f"{saved_address}/#histograms")
+    page.get_by_text("tag: kept_by_layer").first.wait_for()
+    page.locator("vz-histogram-timeseries path").first.wait_for(state="attached")
+    page.goto("about:blank")
+    page.goto(f"{saved_address}/#text")
+    page.locator("tr", has_text="/second").first.wait_for()
+    page.get_by_text("Kept by").first.wait_for()
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -15,15 +15,20 @@ from nested_fad_tf.graph.view import GraphView
 from nested_fad_tf.integrations.saved_model import files
 from nested_fad_tf.integrations.saved_model.library import Library
 from nested_fad_tf.report.shown_graph import shown
-from nested_fad_tf.report.summary import Report
+from nested_fad_tf.report.summary import Kept, Report
 
 
-def graph_of_functions(src: str | os.PathLike[str], reports: Sequence[Report]) -> Any:
+def graph_of_functions(
+    src: str | os.PathLike[str],
+    reports: Mapping[str, Report],
+    kept: Mapping[str, Sequence[Kept]],
+) -> Any:
     """Reads the graphs of all functions.
 
     Args:
         src: The folder of a SavedModel; it is only read.
-        reports: What is known of its functions.
+        reports: What is known of its functions, by the names that the file has for them.
+        kept: What they keep, by the same names.
 
     Returns:
         One `GraphDef` with the nodes of each function, in a scope of the function's name; what was
@@ -40,10 +45,10 @@ def graph_of_functions(src: str | os.PathLike[str], reports: Sequence[Report]) -
         raise SavedModelError(f"{src}: written by TensorFlow 1, it holds no functions to show")
     library = Library(meta_graph)
     whole = tf.compat.v1.GraphDef()
-    seeds = {r.function_name: r.gradient_seeds for r in reports}
     for name in library.names():
-        graph = library.functions[name].graph
-        part = shown(GraphView.from_func_graph(graph), (), seeds.get(graph.name, ()))
+        view = GraphView.from_func_graph(library.functions[name].graph)
+        seeds = reports[name].gradient_seeds if name in reports else ()
+        part = shown(view, kept.get(name, ()), seeds)
         for node in part.node:
             _move(node, name)
             whole.node.append(node)

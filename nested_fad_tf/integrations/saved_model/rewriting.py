@@ -70,15 +70,49 @@ def rewrite(
         SavedModelError: If `src` can't be read, `dst` can't be written, or a signature is unknown.
         RewriteError: If a rewrite fails and `options.on_error` is "raise".
     """
-    versions.check_supported()
     options = options or DEFAULT_OPTIONS
+    start = time.perf_counter()
     source, destination = pathlib.Path(src), pathlib.Path(dst)
+    reports = rewrite_each(
+        source, destination, options, signatures, overwrite=overwrite, progress=progress
+    )
+    seconds = time.perf_counter() - start
+    return combined(str(source), list(reports.values()), options.strategy, seconds)
+
+
+def rewrite_each(
+    source: pathlib.Path,
+    destination: pathlib.Path,
+    options: Options,
+    signatures: Sequence[str] | None = None,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Report]:
+    """Does what `rewrite` does.
+
+    Args:
+        source: The folder of a SavedModel; it is only read.
+        destination: The folder to write.
+        options: What may be done.
+        signatures: As for `rewrite`.
+        overwrite: As for `rewrite`.
+        progress: As for `rewrite`.
+
+    Returns:
+        The reports by the names that the file has for the functions.
+
+    Raises:
+        UnsupportedVersionError: As from `rewrite`.
+        SavedModelError: As from `rewrite`.
+        RewriteError: As from `rewrite`.
+    """
+    versions.check_supported()
     old, new = source.resolve(), destination.resolve()
     if old.is_relative_to(new) or new.is_relative_to(old):
         raise SavedModelError(
             f"one of {destination} and {source} lies inside the other; choose another folder"
         )
-    start = time.perf_counter()
     with files.replacing(destination, overwrite=overwrite) as folder:
         model = files.read(source)
         reports = _each(model, options, signatures, progress, apply=True)
@@ -89,7 +123,7 @@ def rewrite(
                 f"cannot write {destination}: {error.strerror or error}"
             ) from error
         files.load(folder, "cannot be loaded after rewriting; please report this", variables=False)
-    return combined(str(source), reports, options.strategy, time.perf_counter() - start)
+    return reports
 
 
 def inspect(
@@ -122,13 +156,37 @@ def inspect(
         UnsupportedVersionError: If the installed TensorFlow is not supported.
         SavedModelError: If `src` can't be read or a signature is unknown.
     """
-    versions.check_supported()
     options = options or DEFAULT_OPTIONS
-    source = pathlib.Path(src)
     start = time.perf_counter()
-    model = files.read(source)
-    reports = _each(model, options, signatures, progress, apply=False)
-    return combined(str(source), reports, options.strategy, time.perf_counter() - start)
+    reports = inspect_each(pathlib.Path(src), options, signatures, progress=progress)
+    seconds = time.perf_counter() - start
+    return combined(str(pathlib.Path(src)), list(reports.values()), options.strategy, seconds)
+
+
+def inspect_each(
+    source: pathlib.Path,
+    options: Options,
+    signatures: Sequence[str] | None = None,
+    *,
+    progress: Progress | None = None,
+) -> dict[str, Report]:
+    """Does what `inspect` does.
+
+    Args:
+        source: The folder of a SavedModel; it is only read.
+        options: What might be done.
+        signatures: As for `inspect`.
+        progress: As for `inspect`.
+
+    Returns:
+        The reports by the names that the file has for the functions.
+
+    Raises:
+        UnsupportedVersionError: As from `inspect`.
+        SavedModelError: As from `inspect`.
+    """
+    versions.check_supported()
+    return _each(files.read(source), options, signatures, progress, apply=False)
 
 
 def _each(
@@ -138,20 +196,21 @@ def _each(
     progress: Progress | None,
     *,
     apply: bool,
-) -> list[Report]:
+) -> dict[str, Report]:
     """Rewrites the functions of a SavedModel in place, or only plans to."""
     (meta_graph, *others) = model.meta_graphs
     if others or not meta_graph.HasField("object_graph_def"):
-        return [unchanged("all functions", _OLD, options.strategy, 0, 0.0)]
+        whole = "all functions"
+        return {whole: unchanged(whole, _OLD, options.strategy, 0, 0.0)}
     library = Library(meta_graph)
     chosen = _chosen(library, _entries(meta_graph.object_graph_def, signatures))
-    reports, steps = [], set[str]()
+    reports, steps = dict[str, Report](), set[str]()
     for number, name in enumerate(chosen):
         if progress is not None:
             progress(number, len(chosen), name)
         if name not in steps:
             report = _one(library, name, options, apply)
-            reports.append(report)
+            reports[name] = report
             # What a training step calls is differentiated in there, once and for all.
             steps |= library.reachable([name]) if report.gradient_seeds else set()
     if progress is not None:

@@ -1,0 +1,149 @@
+"""A SavedModel and its rewrite as two runs of TensorBoard."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nested_fad_tf.integrations.saved_model import rewriting
+from nested_fad_tf.integrations.saved_model.graphs import graph_of_functions
+from nested_fad_tf.integrations.saved_model.rewriting import Progress
+from nested_fad_tf.options import Options
+from nested_fad_tf.report.building import combined
+from nested_fad_tf.report.step_runs import PREDICTED, predicted_timeline
+from nested_fad_tf.report.summary import Kept, Report
+from nested_fad_tf.report.tensorboard import ORIGINAL, REWRITTEN, Run
+from nested_fad_tf.report.timeline import Timeline
+
+_Kept = Mapping[str, Sequence[Kept]]
+
+
+def rewritten_runs(
+    source: pathlib.Path, options: Options, progress: Progress | None = None
+) -> list[Run]:
+    """Rewrites a SavedModel in a folder that is removed again.
+
+    Args:
+        source: Its folder; it is only read.
+        options: What may be done.
+        progress: As for `rewrite`.
+
+    Returns:
+        The runs `original` and `rewritten`.
+
+    Raises:
+        SavedModelError: If `source` can't be read.
+        RewriteError: If a rewrite fails and `options.on_error` is "raise".
+    """
+    with tempfile.TemporaryDirectory(prefix="nested_fad_tf_") as folder:
+        target = pathlib.Path(folder) / "rewritten"
+        reports = rewriting.rewrite_each(source, target, options, progress=progress)
+        before: _Kept = {name: report.kept_before for name, report in reports.items()}
+        after: _Kept = {name: report.kept for name, report in reports.items()}
+        graphs = [
+            graph_of_functions(source, reports, before),
+            graph_of_functions(target, reports, after),
+        ]
+    report = _summed(source, reports, options)
+    step = report.largest_step()
+    timelines = (step.timeline_before, step.timeline_after) if step is not None else (None, None)
+    return _runs(graphs, (before, after), (report, report), timelines, applied=True)
+
+
+def inspected_runs(
+    source: pathlib.Path,
+    rewritten: pathlib.Path,
+    options: Options,
+    progress: Progress | None = None,
+) -> list[Run]:
+    """Looks at two SavedModels as they are.
+
+    Args:
+        source: The folder of the original.
+        rewritten: That of what `rewrite` made of it.
+        options: What could be done to each, for the reports.
+        progress: As for `inspect`.
+
+    Returns:
+        The runs `original` and `rewritten`.
+
+    Raises:
+        SavedModelError: If one of them can't be read.
+    """
+    graphs, kept, reports, timelines = [], [], [], []
+    for folder in (source, rewritten):
+        found = rewriting.inspect_each(folder, options, progress=progress)
+        kept.append({name: report.kept_before for name, report in found.items()})
+        graphs.append(graph_of_functions(folder, found, kept[-1]))
+        reports.append(_summed(folder, found, options))
+        step = reports[-1].largest_step()
+        timelines.append(None if step is None else step.timeline_before)
+    return _runs(graphs, kept, reports, timelines, applied=False)
+
+
+def _summed(folder: pathlib.Path, reports: Mapping[str, Report], options: Options) -> Report:
+    seconds = sum(report.seconds for report in reports.values())
+    return combined(str(folder), list(reports.values()), options.strategy, seconds)
+
+
+def _runs(
+    graphs: Sequence[Any],
+    kept: Sequence[_Kept],
+    reports: Sequence[Report],
+    timelines: Sequence[Timeline | None],
+    *,
+    applied: bool,
+) -> list[Run]:
+    """Makes the runs of what was found of both models.
+
+    Args:
+        graphs: Their graphs.
+        kept: What their functions keep.
+        reports: The reports to show.
+        timelines: Memory over the step that needs most, where there is one.
+        applied: Whether the rewrite that the reports speak of was done.
+
+    Returns:
+        The runs.
+    """
+    before, after = timelines
+    drawn = {}
+    if before is not None and after is not None:
+        drawn[PREDICTED] = predicted_timeline(before, after)
+    order = [node.name for node in graphs[0].node]
+    runs = []
+    for name, graph, own, report, timeline in zip(
+        (ORIGINAL, REWRITTEN), graphs, kept, reports, timelines, strict=True
+    ):
+        tensors = _in_scopes(own)
+        scalars = {} if timeline is None else {"predicted_peak": timeline.peak_bytes}
+        runs.append(
+            Run(
+                name,
+                graph,
+                sum(tensor.bytes for tensor in tensors),
+                report,
+                applied=applied,
+                kept=tensors,
+                order=order,
+                scalars=scalars,
+                timelines=drawn,
+            )
+        )
+    return runs
+
+
+def _in_scopes(kept: _Kept) -> list[Kept]:
+    """What is kept, by the names that it has in a graph of all functions."""
+    return [
+        dataclasses.replace(
+            tensor,
+            name=f"{function}/{tensor.name}",
+            layer=f"{function}/{tensor.layer}".rstrip("/"),
+        )
+        for function, tensors in kept.items()
+        for tensor in tensors
+    ]
