@@ -204,7 +204,7 @@ def _list_live(axes: Axes, left: float, title: str, timeline: Timeline, color: s
     rest = timeline.live[_NAMED:]
     if rest:
         size, count = sum(live.bytes for live in rest), sum(live.count for live in rest)
-        rows.append((readable(size), f"{count} others"))
+        rows.append((readable(size), f"{count} other{'s' if count > 1 else ''}"))
     look: Any = {"va": "top", "fontsize": 8, "transform": axes.transAxes}
     for row, (size_text, name) in enumerate(rows):
         height = 0.82 - 0.14 * row
