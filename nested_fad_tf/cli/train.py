@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,13 @@ def _define_flags(values: flags.FlagValues) -> None:
         " kept by layer.",
         flag_values=values,
     )
+    flags.DEFINE_string(
+        "log_dir",
+        None,
+        "Folder to write the runs `original` and `rewritten` to, for TensorBoard: graphs, losses, "
+        "peaks, what is kept.",
+        flag_values=values,
+    )
 
 
 def _run(values: Mapping[str, Any]) -> None:
@@ -50,6 +58,7 @@ def _run(values: Mapping[str, Any]) -> None:
     options = choices.options(preset)
     json_path = choices.writable("json", values["json"])
     plot_folder = choices.plot_folder("plot", values["plot"])
+    log_dir = choices.log_folder("log_dir", values["log_dir"]) if values["log_dir"] else None
     status = quiet.start_tensorflow_visibly()
     # Only now: these import TensorFlow and Keras.
     from nested_fad_tf.cli import train_output
@@ -74,6 +83,9 @@ def _run(values: Mapping[str, Any]) -> None:
         print(f"results are in {json_path}")
     if plot_folder:
         print("\n".join(map(str, train_output.draw(plot_folder, comparison))))
+    if log_dir:
+        train_output.write_board(log_dir, comparison, options)
+        print(f"to see both: tensorboard --logdir {shlex.quote(str(log_dir))}")
 
 
 def _train(comparison: Comparison, steps: int, status: console.Console) -> None:
@@ -122,5 +134,6 @@ COMMAND = Command(
         "train",
         "train --model=gpt --preset=low_memory",
         "train --steps=10 --json=results.json --plot=figures",
+        "train --log_dir=logs",
     ),
 )

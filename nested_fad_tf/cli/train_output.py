@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import statistics
 from typing import Any
 
+import tensorflow as tf
 from rich import box, console, markup, table
 
 from nested_fad_tf.examples.comparison import Comparison, Version
@@ -68,6 +70,34 @@ def draw(folder: pathlib.Path, comparison: Comparison) -> list[pathlib.Path]:
     if plain and rewritten and plain.timeline and rewritten.timeline:
         drawn += plots.save(plots.measured(plain, rewritten), folder, "measured")
     return drawn
+
+
+def write_board(folder: pathlib.Path, comparison: Comparison, options: Options) -> None:
+    """Writes both versions as runs of TensorBoard.
+
+    Args:
+        folder: Where to; made if it isn't there.
+        comparison: A comparison after training and measuring.
+        options: How it was rewritten.
+    """
+    from nested_fad_tf.integrations.tensorboard import Rewritten
+    from nested_fad_tf.report import tensorboard
+
+    step: Any = comparison.plain.step
+    specs = tuple(map(tf.TensorSpec.from_tensor, comparison.batch()))
+    # What was known before the rewrite isn't any more.
+    traced = Rewritten(step.python_function, specs, {}, options)
+    versions = dict(
+        zip((tensorboard.ORIGINAL, tensorboard.REWRITTEN), comparison.versions, strict=True)
+    )
+    measured = {
+        name: dataclasses.replace(v.memory, seconds=v.steady_seconds or v.memory.seconds)
+        for name, v in versions.items()
+        if v.memory
+    }
+    tensorboard.write(folder, traced.runs(measured))
+    for name, version in versions.items():
+        tensorboard.write_curve(folder / name, "loss", version.losses)
 
 
 def _results(comparison: Comparison, settings: dict[str, Any], options: Options) -> dict[str, Any]:

@@ -127,8 +127,12 @@ class Comparison:
         Args:
             version: One of the two.
         """
-        batch = next(self._data.batches(self._batch_size, self._seed))
-        version.memory = measure(version.step, *(tf.constant(array) for array in batch), runs=1)
+        version.memory = measure(version.step, *self.batch(), runs=1)
+
+    def batch(self) -> list[Any]:
+        """Returns the first batch: inputs and labels."""
+        arrays = next(self._data.batches(self._batch_size, self._seed))
+        return [tf.constant(array) for array in arrays]
 
     def accuracy(self, version: Version) -> float:
         """Returns the share of test labels that a version predicts correctly.

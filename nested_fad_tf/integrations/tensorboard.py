@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -64,7 +64,7 @@ def compare(
         RewriteError: If the rewrite fails and `options.on_error` is "raise".
     """
     python_function, args, kwargs = traceable(fn, args, kwargs)
-    step = _Rewritten(python_function, args, kwargs, options or Options())
+    step = Rewritten(python_function, args, kwargs, options or Options())
     measured = {}
     given = tf.nest.flatten((args, kwargs), expand_composites=True)
     if runs and not any(isinstance(value, tf.TypeSpec) for value in given):
@@ -75,13 +75,18 @@ def compare(
         ):
             with tracing.observing(None), _restoring(step.graph.variables):
                 measured[name] = memory.measure(function, *args, runs=runs, **kwargs)
-    made = step_runs.runs(step.report, step.view, step.graph, measured)
-    tensorboard.write(pathlib.Path(log_dir), made)
+    tensorboard.write(pathlib.Path(log_dir), step.runs(measured))
     return step.report
 
 
-class _Rewritten:
-    """A function that was traced and rewritten, and what was known of it before.
+class Rewritten:
+    """A function that is traced and rewritten, and what was known of it before.
+
+    Args:
+        python_function: The function.
+        args: What to trace it for.
+        kwargs: The same, by name.
+        options: What the rewrite may do.
 
     Attributes:
         function: The `tf.function`.
@@ -100,6 +105,17 @@ class _Rewritten:
         with tracing.observing(self._rewrite):
             self.graph = self.function.get_concrete_function(*args, **kwargs).graph
         self.view = self._seen or GraphView.from_func_graph(self.graph)
+
+    def runs(self, measured: Mapping[str, memory.Measurement]) -> list[tensorboard.Run]:
+        """Makes the runs to write.
+
+        Args:
+            measured: What calls were measured to need, by run.
+
+        Returns:
+            The runs `original` and `rewritten`.
+        """
+        return step_runs.runs(self.report, self.view, self.graph, measured)
 
     def _rewrite(self, graph: Any) -> None:
         if tracing.is_nested_in(graph, self._outer):

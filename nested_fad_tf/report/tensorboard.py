@@ -135,6 +135,21 @@ def write_scalars(folder: pathlib.Path, step: int, values: Mapping[str, float]) 
     writer.close()
 
 
+def write_curve(folder: pathlib.Path, tag: str, values: Sequence[float]) -> None:
+    """Adds a number that changes with each step to a run.
+
+    Args:
+        folder: The run's folder; made if there is none.
+        tag: Its tag.
+        values: The number after each step, from step 0 on.
+    """
+    writer = tf.summary.create_file_writer(str(folder))
+    for step, value in enumerate(values):
+        with writer.as_default(step=step):
+            _write_scalar(tag, value)
+    writer.close()
+
+
 def write_timeline(log_dir: pathlib.Path, run: str, tag: str, timeline: Timeline) -> None:
     """Adds a figure of memory over a step to a run, if it can be drawn.
 

@@ -64,7 +64,7 @@ def test_no_command_is_bad_usage(capsys):
 def test_help_of_train_lists_its_flags_and_models(capsys, flag):
     assert main.main(["nested-fad-tf", "train", flag]) == 0
     output = capsys.readouterr().out
-    for word in ("--model", "--preset", "--steps", "--batch_size", "--json", "--plot"):
+    for word in ("--model", "--preset", "--steps", "--batch_size", "--json", "--plot", "--log_dir"):
         assert word in output
     for word in ("vit", "gpt", "mish_convnet", "efficientnetv2b0", "low_memory", "examples:"):
         assert word in output
@@ -108,6 +108,7 @@ def test_help_of_bench_lists_its_flags(capsys):
         (["inspect", "a", "--html=/no/such/folder/x.html"], "/no/such/folder does not exist"),
         (["inspect", "a", f"--plot={__file__}/x"], "is a file"),
         (["train", f"--plot={__file__}"], "is a file"),
+        (["train", f"--log_dir={__file__}"], "is a file"),
         (["bench", "--plot=figures", "--what=time"], "--what=memory,time"),
     ],
 )
@@ -154,9 +155,9 @@ def test_train_compares_both_versions_and_writes_json(tmp_path):
     pytest.importorskip("sklearn")
     path = tmp_path / "results.json"
     figures = tmp_path / "figures"
-    done = _run(
-        "train", "--steps=3", "--batch_size=16", f"--json={path}", f"--plot={figures}", cwd=tmp_path
-    )
+    logs = tmp_path / "logs"
+    outputs = f"--json={path}", f"--plot={figures}", f"--log_dir={logs}"
+    done = _run("train", "--steps=3", "--batch_size=16", *outputs, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for text in ("peak memory, measured", "step time", "test accuracy after", "kept for the"):
         assert text in done.stdout
@@ -172,10 +173,31 @@ def test_train_compares_both_versions_and_writes_json(tmp_path):
     )
     assert results["report"]["function_name"]
     # The file is moved into place: nothing else is left beside it.
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["figures", "results.json"]
+    names = sorted(entry.name for entry in tmp_path.iterdir())
+    assert names == ["figures", "logs", "results.json"]
     drawn = {entry.name for entry in figures.glob("*.png")}
     assert drawn == {"kept.png", "measured.png", "memory.png"}
     assert len(list(figures.iterdir())) == 6
+    assert f"tensorboard --logdir {logs}" in done.stdout
+    for run, version in (("original", "plain"), ("rewritten", "rewritten")):
+        board = _scalars(logs / run)
+        assert board["loss"] == pytest.approx(results[version]["losses"])
+        assert board["measured_peak"] == [results[version]["peak_bytes"]] * 2
+    assert _scalars(logs / "original")["kept_bytes"] > _scalars(logs / "rewritten")["kept_bytes"]
+
+
+def _scalars(run):
+    """The values of each scalar of a run of TensorBoard, in order of steps."""
+    import tensorflow as tf  # only here: the other tests need none
+
+    found = {}
+    for file in run.iterdir():
+        for event in tf.compat.v1.train.summary_iterator(str(file)):
+            for value in event.summary.value:
+                array = tf.make_ndarray(value.tensor)
+                if array.size == 1 and array.dtype != object:
+                    found.setdefault(value.tag, []).append(array.item())
+    return found
 
 
 @pytest.mark.slow
