@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nested_fad_tf.report import process
@@ -27,6 +27,7 @@ CLUSTERS: dict[str, dict[str, int]] = {
 # MobileNetV3Small move by 2e-5 if its weights move by one unit in the last place.
 MODELS = {"dense": 1e-5, "mobilenetv3small": 1e-4}
 _TIMEOUT_S = 300
+_POLL_S = 0.2
 
 
 def _free_ports(count: int) -> list[int]:
@@ -89,13 +90,12 @@ def _processes(
     started: list[tuple[str, subprocess.Popen[str]]] = []
     try:
         for number, (job, environment) in enumerate(_tasks(str(request["strategy"]))):
-            with open(logs / f"{number}.log", "w", encoding="utf-8") as log:
+            with (
+                open(logs / f"{number}.log", "w", encoding="utf-8") as log,
+                open(logs / f"{number}.out", "w", encoding="utf-8") as out,
+            ):
                 one = subprocess.Popen(
-                    command,
-                    env={**os.environ, **environment},
-                    stdout=subprocess.PIPE,
-                    stderr=log,
-                    text=True,
+                    command, env={**os.environ, **environment}, stdout=out, stderr=log, text=True
                 )
             started.append((job, one))
         yield started
@@ -125,18 +125,12 @@ def train(strategy: str, mode: str, rewritten: bool, model: str) -> dict[str, An
     request = {"strategy": strategy, "mode": mode, "rewritten": rewritten, "model": model}
     with tempfile.TemporaryDirectory() as folder, _processes(request, pathlib.Path(folder)) as all_:
         servers = [one for job, one in all_ if strategy == "parameter_server" and job != "chief"]
-        answers = []
-        for number, (_, one) in enumerate(all_):
-            if one in servers:
-                continue
-            try:
-                out, _ = one.communicate(timeout=_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                out = ""
-            if one.returncode != 0:
-                log = pathlib.Path(folder, f"{number}.log").read_text(encoding="utf-8")
-                raise RuntimeError(f"{strategy}, {mode} failed:\n{log[-2000:]}")
-            answers.append(json.loads(out.splitlines()[-1]))
+        trainers = {i: one for i, (_, one) in enumerate(all_) if one not in servers}
+        if (failed := _first_to_fail(trainers)) is not None:
+            log = pathlib.Path(folder, f"{failed}.log").read_text(encoding="utf-8")
+            raise RuntimeError(f"{strategy}, {mode} failed:\n{log[-2000:]}")
+        outs = [pathlib.Path(folder, f"{i}.out").read_text(encoding="utf-8") for i in trainers]
+        answers = [json.loads(out.splitlines()[-1]) for out in outs]
         first = answers[0]
         peaks = [a["peak_bytes"] for a in answers if a["peak_bytes"] is not None]
         workers = [
@@ -145,6 +139,28 @@ def train(strategy: str, mode: str, rewritten: bool, model: str) -> dict[str, An
             if one in servers and job == "worker"
         ]
         return {**first, "peak_bytes": max(workers or peaks)}
+
+
+def _first_to_fail(processes: Mapping[int, subprocess.Popen[str]]) -> int | None:
+    """Waits for processes; of those that wait for one which failed, none would ever end.
+
+    Args:
+        processes: The processes, by number.
+
+    Returns:
+        The number of the one that failed first, or that doesn't end in time; `None` if all went
+        well.
+    """
+    end = time.monotonic() + _TIMEOUT_S
+    while True:
+        codes = {number: one.poll() for number, one in processes.items()}
+        failed = [number for number, code in codes.items() if code not in (None, 0)]
+        running = [number for number, code in codes.items() if code is None]
+        if failed or not running:
+            return next(iter(failed), None)
+        if time.monotonic() > end:
+            return running[0]
+        time.sleep(_POLL_S)
 
 
 def compare(strategy: str, mode: str, model: str) -> dict[str, Any]:
