@@ -8,7 +8,7 @@ from typing import Any
 
 from absl import flags
 
-from nested_fad_tf.cli import choices, quiet, saved_models
+from nested_fad_tf.cli import choices, imports, quiet, saved_models
 from nested_fad_tf.cli.command import Command, Positional
 
 
@@ -20,6 +20,8 @@ def _define_flags(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     saved_models.define_preset(values)
+    saved_models.define_signature(values)
+    imports.define(values)
 
 
 def _run(values: Mapping[str, Any]) -> None:
@@ -27,7 +29,9 @@ def _run(values: Mapping[str, Any]) -> None:
     rewritten = choices.local(values["rewritten"]) if values["rewritten"] else None
     log_dir = choices.log_folder("log_dir", values["log_dir"])
     options = choices.options(values["preset"]).replace(fuse="ops")
+    signatures = saved_models.signatures(values["signature"])
     status = quiet.start_tensorflow_visibly()
+    imports.run(values["import"])
     # Only now: this imports TensorFlow.
     from nested_fad_tf.integrations.saved_model import comparing
     from nested_fad_tf.report import tensorboard
@@ -35,9 +39,9 @@ def _run(values: Mapping[str, Any]) -> None:
     doing = "rewriting" if rewritten is None else "inspecting"
     with saved_models.progress_shown(status, doing) as progress:
         if rewritten is None:
-            runs = comparing.rewritten_runs(source, options, progress)
+            runs = comparing.rewritten_runs(source, options, signatures, progress)
         else:
-            runs = comparing.inspected_runs(source, rewritten, options, progress)
+            runs = comparing.inspected_runs(source, rewritten, options, signatures, progress)
     tensorboard.write(log_dir, runs)
     for run in runs:
         print(f"{run.name}: {run.kept_bytes / 2**20:.2f} MiB kept, run {log_dir / run.name}")
@@ -59,6 +63,7 @@ COMMAND = Command(
     examples=(
         "compare model --log_dir=logs",
         "compare model model_small --log_dir=logs",
+        "compare model --signature=serving_default --log_dir=logs",
     ),
     positionals=(
         Positional("SAVED_MODEL", "The folder of a SavedModel."),

@@ -7,13 +7,14 @@ from typing import Any
 
 from absl import flags
 
-from nested_fad_tf.cli import choices, quiet, saved_models
+from nested_fad_tf.cli import choices, imports, quiet, saved_models
 from nested_fad_tf.cli.command import Command, Positional
 
 
 def _define_flags(values: flags.FlagValues) -> None:
     saved_models.define_preset(values)
     saved_models.define_signature(values)
+    imports.define(values)
     flags.DEFINE_bool(
         "detailed", False, "List every function and every kept tensor.", flag_values=values
     )
@@ -29,6 +30,7 @@ def _run(values: Mapping[str, Any]) -> None:
     html_path = choices.writable("html", values["html"])
     plot_folder = choices.plot_folder("plot", values["plot"])
     status = quiet.start_tensorflow_visibly()
+    imports.run(values["import"])
     # Only now: this imports TensorFlow.
     from nested_fad_tf.integrations import saved_model
 

@@ -158,7 +158,7 @@ def _command_help(command: Command) -> str:
 def _flag_help(flag: flags.Flag) -> str:
     """Returns a flag's lines of help: its name and default, then what it does."""
     value = ",".join(flag.default) if isinstance(flag.default, list) else flag.default
-    default = "" if value is None else f" (default: {value})"
+    default = "" if value in (None, "") else f" (default: {value})"
     lines = (flag.help or "").splitlines()
     text = "\n".join(textwrap.indent(textwrap.fill(line.strip(), 82), " " * 6) for line in lines)
     return f"  --{flag.name}{default}\n{text}"

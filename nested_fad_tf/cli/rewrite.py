@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from absl import flags
 
-from nested_fad_tf.cli import choices, quiet, saved_models
+from nested_fad_tf.cli import choices, imports, quiet, saved_models
 from nested_fad_tf.cli.command import Command, Positional
 from nested_fad_tf.options import Fuse
 
@@ -25,6 +25,7 @@ def _define_flags(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     saved_models.define_signature(values)
+    imports.define(values)
     flags.DEFINE_bool(
         "overwrite", False, "Replace OUT if it is a SavedModel already.", flag_values=values
     )
@@ -38,6 +39,7 @@ def _run(values: Mapping[str, Any]) -> None:
     signatures = saved_models.signatures(values["signature"])
     json_path = choices.writable("json", values["json"])
     status = quiet.start_tensorflow_visibly()
+    imports.run(values["import"])
     # Only now: this imports TensorFlow.
     from nested_fad_tf.integrations import saved_model
 

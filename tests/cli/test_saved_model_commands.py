@@ -150,7 +150,8 @@ def rewriting(model, tmp_path_factory):
         ("rewrite", ["rewrite SAVED_MODEL OUT [", "--fuse", "--overwrite", "--signature"]),
         ("rewrite", ["isn't installed", "TensorFlow Serving", "XLA", "never changed"]),
         ("rewrite", ["fine-tuning", "Inference is unchanged"]),
-        ("compare", ["compare SAVED_MODEL [REWRITTEN] [", "--log_dir", "--preset"]),
+        ("compare", ["compare SAVED_MODEL [REWRITTEN] [", "--log_dir", "--preset", "--signature"]),
+        *((name, ["--import", "tensorflow_text"]) for name in ("inspect", "rewrite", "compare")),
     ],
 )
 def test_help(capsys, command, words):
@@ -286,6 +287,8 @@ def test_errors_are_one_line_and_change_nothing(model, tmp_path):
     cases = {
         "has: 'find', 'serving_default'": ["inspect", model, "--signature=serve"],
         "unknown signature 'serve'": ["rewrite", model, out, "--signature=serve"],
+        "unknown signature 'a'": ["compare", model, f"--log_dir={out}", "--signature=find,a"],
+        "unknown signature 'b'": ["compare", model, model, f"--log_dir={out}", "--signature=b"],
         "missing does not exist": ["rewrite", tmp_path / "missing", out],
         "is a file, not the folder": ["inspect", file],
         "save the model with model.export": ["compare", empty, f"--log_dir={out}"],
@@ -342,6 +345,27 @@ def test_compare_writes_both_runs(model, rewriting, tmp_path):
         # The calls that carry gradients fuse nothing.
         assert not any("fused" in name for name in rewritten["graph"])
     assert rewritten["graph"].keys() == _events(made / "rewritten")["graph"].keys()
+
+
+def test_compare_shows_what_a_signature_calls(model, rewriting, tmp_path):
+    made, given = tmp_path / "made", tmp_path / "given"
+    signature = "--signature=serving_default"
+    found, both = _run_several(
+        ["compare", model, "--log_dir", made, _PRESET, "--signature=find"],
+        ["compare", model, rewriting[0], "--log_dir", given, _PRESET, signature],
+    )
+    assert found[0] == both[0] == 0, found[2] + both[2]
+    for run, kept, count in (
+        (made / "original", 0, 2),
+        (made / "rewritten", 0, 2),
+        (given / "original", 196608, 2),
+        (given / "rewritten", 131072, 3),  # and what carries the gradients
+    ):
+        events = _events(run)
+        functions = {name.split("/")[0] for name in events["graph"]}
+        assert len(functions) == count
+        assert all(("find" in name) == (kept == 0) for name in functions)
+        assert events["kept_bytes"] == kept
 
 
 def _events(run):

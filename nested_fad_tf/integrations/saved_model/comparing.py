@@ -22,30 +22,34 @@ _Kept = Mapping[str, Sequence[Kept]]
 
 
 def rewritten_runs(
-    source: pathlib.Path, options: Options, progress: Progress | None = None
+    source: pathlib.Path,
+    options: Options,
+    signatures: Sequence[str] | None = None,
+    progress: Progress | None = None,
 ) -> list[Run]:
     """Rewrites a SavedModel in a folder that is removed again.
 
     Args:
         source: Its folder; it is only read.
         options: What may be done.
+        signatures: Rewrite and show what these signatures call only; everything by default.
         progress: As for `rewrite`.
 
     Returns:
         The runs `original` and `rewritten`.
 
     Raises:
-        SavedModelError: If `source` can't be read.
+        SavedModelError: If `source` can't be read, or a signature is unknown.
         RewriteError: If a rewrite fails and `options.on_error` is "raise".
     """
     with tempfile.TemporaryDirectory(prefix="nested_fad_tf_") as folder:
         target = pathlib.Path(folder) / "rewritten"
-        reports = rewriting.rewrite_each(source, target, options, progress=progress)
+        reports = rewriting.rewrite_each(source, target, options, signatures, progress=progress)
         before: _Kept = {name: report.kept_before for name, report in reports.items()}
         after: _Kept = {name: report.kept for name, report in reports.items()}
         graphs = [
-            graph_of_functions(source, reports, before),
-            graph_of_functions(target, reports, after),
+            graph_of_functions(source, reports, before, signatures),
+            graph_of_functions(target, reports, after, signatures),
         ]
     report = _summed(source, reports, options)
     step = report.largest_step()
@@ -57,6 +61,7 @@ def inspected_runs(
     source: pathlib.Path,
     rewritten: pathlib.Path,
     options: Options,
+    signatures: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> list[Run]:
     """Looks at two SavedModels as they are.
@@ -65,19 +70,20 @@ def inspected_runs(
         source: The folder of the original.
         rewritten: That of what `rewrite` made of it.
         options: What could be done to each, for the reports.
+        signatures: Show what these signatures call only; everything by default.
         progress: As for `inspect`.
 
     Returns:
         The runs `original` and `rewritten`.
 
     Raises:
-        SavedModelError: If one of them can't be read.
+        SavedModelError: If one of them can't be read, or lacks a signature.
     """
     graphs, kept, reports, timelines = [], [], [], []
     for folder in (source, rewritten):
-        found = rewriting.inspect_each(folder, options, progress=progress)
+        found = rewriting.inspect_each(folder, options, signatures, progress=progress)
         kept.append({name: report.kept_before for name, report in found.items()})
-        graphs.append(graph_of_functions(folder, found, kept[-1]))
+        graphs.append(graph_of_functions(folder, found, kept[-1], signatures))
         reports.append(_summed(folder, found, options))
         step = reports[-1].largest_step()
         timelines.append(None if step is None else step.timeline_before)

@@ -14,7 +14,7 @@ from google.protobuf import message, text_format
 from tensorflow.core.protobuf import saved_model_pb2
 
 from nested_fad_tf.errors import SavedModelError
-from nested_fad_tf.integrations.saved_model import internals
+from nested_fad_tf.integrations.saved_model import internals, unknown
 
 _BINARY, _TEXT, _FINGERPRINT = "saved_model.pb", "saved_model.pbtxt", "fingerprint.pb"
 
@@ -95,11 +95,8 @@ def load(folder: pathlib.Path, problem: str, *, variables: bool = True) -> Any:
     try:
         return tf.saved_model.load(str(folder), options=options)
     except Exception as error:  # damaged graphs fail in many ways
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        hint = ""
-        if "not registered" in str(error):
-            hint = " (import the package that defines it before, as tensorflow_text does)"
-        raise SavedModelError(f"{folder} {problem}: {lines[0]}{hint}") from error
+        why = unknown.explained(str(error)) or type(error).__name__
+        raise SavedModelError(f"{folder} {problem}: {why}") from error
 
 
 def write(model: Any, source: pathlib.Path, folder: pathlib.Path) -> None:

@@ -14,6 +14,7 @@ from nested_fad_tf.graph import versions
 from nested_fad_tf.graph.view import GraphView
 from nested_fad_tf.integrations.saved_model import files
 from nested_fad_tf.integrations.saved_model.library import Library
+from nested_fad_tf.integrations.saved_model.signatures import entries
 from nested_fad_tf.report.shown_graph import shown
 from nested_fad_tf.report.summary import Kept, Report
 
@@ -22,6 +23,7 @@ def graph_of_functions(
     src: str | os.PathLike[str],
     reports: Mapping[str, Report],
     kept: Mapping[str, Sequence[Kept]],
+    signatures: Sequence[str] | None = None,
 ) -> Any:
     """Reads the graphs of all functions.
 
@@ -29,6 +31,7 @@ def graph_of_functions(
         src: The folder of a SavedModel; it is only read.
         reports: What is known of its functions, by the names that the file has for them.
         kept: What they keep, by the same names.
+        signatures: Show what these signatures call only; everything by default.
 
     Returns:
         One `GraphDef` with the nodes of each function, in a scope of the function's name; what was
@@ -36,7 +39,7 @@ def graph_of_functions(
 
     Raises:
         UnsupportedVersionError: If the installed TensorFlow is not supported.
-        SavedModelError: If `src` can't be read, or holds no functions.
+        SavedModelError: If `src` can't be read, holds no functions, or a signature is unknown.
     """
     versions.check_supported()
     model = files.read(pathlib.Path(src))
@@ -45,7 +48,9 @@ def graph_of_functions(
         raise SavedModelError(f"{src}: written by TensorFlow 1, it holds no functions to show")
     library = Library(meta_graph)
     whole = tf.compat.v1.GraphDef()
-    for name in library.names():
+    called = entries(meta_graph.object_graph_def, signatures)
+    wanted = set(library.names()) if signatures is None else library.reachable(called)
+    for name in filter(wanted.__contains__, library.names()):
         view = GraphView.from_func_graph(library.functions[name].graph)
         seeds = reports[name].gradient_seeds if name in reports else ()
         part = shown(view, kept.get(name, ()), seeds)

@@ -83,12 +83,14 @@ class Library:
             ValueError: If the function would return something else than before.
         """
         target = self._definitions[name]
-        source = internals.definition_of(self.functions[name].graph)
+        graph = self.functions[name].graph
+        source = internals.definition_of(graph)
         _check_returns(target, source)
         nodes = {node.name: node for node in target.node_def}
         for changed in source.node_def:
             node = nodes.get(changed.name)
             if node is None:
+                _say_shapes(changed, graph)
                 target.node_def.add().CopyFrom(changed)
                 self._add_called(changed)
             elif _edges(node) != _edges(changed):
@@ -110,6 +112,13 @@ class Library:
         for name in _functions_of(node):
             if name not in self._definitions:
                 self.add(internals.definition_named(name))
+
+
+def _say_shapes(node: Any, graph: Any) -> None:
+    """Stores static shapes as TensorFlow does: nobody infers those of a call's results."""
+    shapes = [t.shape.as_proto() for t in graph.get_operation_by_name(node.name).outputs]
+    if shapes:
+        node.attr["_output_shapes"].list.shape.extend(shapes)
 
 
 def _functions_of(node: Any) -> Iterator[str]:

@@ -15,6 +15,7 @@ from nested_fad_tf.graph import versions
 from nested_fad_tf.integrations.saved_model import files, gradients
 from nested_fad_tf.integrations.saved_model.library import Library
 from nested_fad_tf.integrations.saved_model.op_list import list_new_ops
+from nested_fad_tf.integrations.saved_model.signatures import entries
 from nested_fad_tf.options import Options
 from nested_fad_tf.report.building import combined, unchanged
 from nested_fad_tf.report.summary import Report
@@ -203,7 +204,7 @@ def _each(
         whole = "all functions"
         return {whole: unchanged(whole, _OLD, options.strategy, 0, 0.0)}
     library = Library(meta_graph)
-    chosen = _chosen(library, _entries(meta_graph.object_graph_def, signatures))
+    chosen = _chosen(library, entries(meta_graph.object_graph_def, signatures))
     reports, steps = dict[str, Report](), set[str]()
     for number, name in enumerate(chosen):
         if progress is not None:
@@ -230,32 +231,7 @@ def _one(library: Library, name: str, options: Options, apply: bool) -> Report:
     return report
 
 
-def _entries(objects: Any, signatures: Sequence[str] | None) -> Iterable[str]:
-    """Names of the functions that somebody may call."""
-    if signatures is None:
-        return list(objects.concrete_functions)
-    known = _signature_functions(objects)
-    for name in signatures:
-        if name not in known:
-            has = ", ".join(map(repr, sorted(known))) or "none"
-            raise SavedModelError(f"unknown signature {name!r}; the model has: {has}")
-    return [known[name] for name in signatures]
-
-
-def _signature_functions(objects: Any) -> dict[str, str]:
-    """Names of the functions of a SavedModel's signatures, by signature."""
-    children = {c.local_name: objects.nodes[c.node_id] for c in objects.nodes[0].children}
-    if "signatures" not in children:
-        return {}
-    found = {}
-    for child in children["signatures"].children:
-        function = objects.nodes[child.node_id].bare_concrete_function.concrete_function_name
-        if function:
-            found[child.local_name] = function
-    return found
-
-
-def _chosen(library: Library, entries: Iterable[str]) -> list[str]:
+def _chosen(library: Library, called: Iterable[str]) -> list[str]:
     """What to rewrite, callers first.
 
     Functions and what they call, but no gradients: those of chains that were rewritten before, and
@@ -263,6 +239,6 @@ def _chosen(library: Library, entries: Iterable[str]) -> list[str]:
     """
     done = library.reachable(library.gradients())
     known = set(library.names())
-    wanted = library.reachable(name for name in entries if name in known) - done
+    wanted = library.reachable(name for name in called if name in known) - done
     calls = {name: len(library.reachable([name])) for name in wanted}
     return sorted(wanted, key=lambda name: (-calls[name], name))
