@@ -17,11 +17,35 @@ _SCRIPT = pathlib.Path(sys.executable).with_name("nested-fad-tf")
 # A module of the user's own: importing it registers a type that the model takes.
 _TYPES = """
 import tensorflow as tf
+from tensorflow.python.framework import type_spec_registry
 
-class Pair(tf.experimental.ExtensionType):
-    __name__ = "pair_types.Pair"  # SavedModels know it by that
-    first: tf.Tensor
-    second: tf.Tensor
+class Pair(tf.__internal__.CompositeTensor):
+    def __init__(self, first, second):
+        self.first, self.second = first, second
+
+    @property
+    def _type_spec(self):
+        return PairSpec(self.first.shape)
+
+@type_spec_registry.register("pair_types.PairSpec")
+class PairSpec(tf.TypeSpec):
+    value_type = Pair
+
+    def __init__(self, shape):
+        self.shape = tf.TensorShape(shape)
+
+    def _serialize(self):
+        return (self.shape,)
+
+    @property
+    def _component_specs(self):
+        return [tf.TensorSpec(self.shape), tf.TensorSpec(self.shape)]
+
+    def _to_components(self, value):
+        return [value.first, value.second]
+
+    def _from_components(self, components):
+        return Pair(*components)
 """
 _SAVE = """
 import sys
@@ -35,8 +59,7 @@ class Model(tf.Module):
         return h @ pair.second
 
 model = Model()
-spec = tf.TensorSpec((64, 64))
-model.__call__.get_concrete_function(pair_types.Pair.Spec(spec, spec))
+model.__call__.get_concrete_function(pair_types.PairSpec((64, 64)))
 tf.saved_model.save(model, sys.argv[1])
 """
 

@@ -164,6 +164,15 @@ def test_gradients_are_the_same(kind, tmp_path):
     assert_close(gradients(new), gradients(model))
 
 
+def test_static_shapes_of_added_ops_are_stored(tmp_path):
+    _, new, _ = saved(Net(), tmp_path)
+    added = [n for f in library(new).function for n in f.node_def if n.name.startswith("nested_fad")]
+    assert added
+    for node in added:
+        (shape,) = node.attr["_output_shapes"].list.shape
+        assert [d.size for d in shape.dim] in ([-1, WIDTH], [2]), node.name
+
+
 @pytest.mark.parametrize("kind", [Net, Nested])
 def test_second_derivatives_are_the_same(kind, tmp_path):
     model, new, report = saved(kind(), tmp_path)
@@ -227,8 +236,9 @@ def test_compiled_groups_if_asked_for(tmp_path):
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
 
 
-def test_rewriting_again_does_no_harm(tmp_path):
-    model, new, first = saved(Nested(), tmp_path)
+@pytest.mark.parametrize("kind", [Net, Nested])
+def test_rewriting_again_does_no_harm(kind, tmp_path):
+    model, new, first = saved(kind(), tmp_path)
     report = nfad.saved_model.rewrite(new, tmp_path / "again", OPTIONS)
     assert not report.changed
     assert report.kept_bytes_before == report.kept_bytes_after == first.kept_bytes_after

@@ -32,7 +32,7 @@ def explained(message: str) -> str:
         line = f"the op {op!r} is not registered; import {what} before"
     elif _TYPE.search(message):
         package = None
-        line = f"{line}; import the package that defines it before"
+        line = line.rstrip(".")
     else:
         return line
     return f"{line} (on the command line: --import={package or 'PACKAGE'})"
