@@ -54,7 +54,7 @@ def saved_model_report(*functions: Report) -> Report:
     """A report on functions, as that on a SavedModel."""
     from nested_fad_tf.report.building import combined
 
-    return combined("model", functions, "auto", 0.5)
+    return combined("model", functions, [("serve", functions)], "auto", 0.5)
 
 
 def nasty_report() -> Report:

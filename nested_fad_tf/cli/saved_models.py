@@ -147,8 +147,9 @@ def show(report: Report, options: Options, *, applied: bool, detailed: bool = Fa
         out = console.Console(width=_WIDTH)
     out.print(_rich(tables.functions(report, applied=applied, detailed=detailed)))
     kept = tables.kept(report, applied=applied, detailed=detailed)
-    if kept.rows:
-        out.print(_rich(kept))
+    for found in (kept, tables.entry_points(report, detailed=detailed)):
+        if found.rows:
+            out.print(_rich(found))
     for line in tables.totals(report, options.min_bytes, applied=applied):
         out.print(line, markup=False, highlight=False)
 

@@ -40,8 +40,8 @@ def report(
     """
     shown = [_figures(figures or {})]
     if content.functions:
-        shown += [tables.functions(content, applied=applied), _layers(kept)]
-        shown.append(tables.kept(content, applied=applied))
+        shown += [tables.entry_points(content), tables.functions(content, applied=applied)]
+        shown += [_layers(kept), tables.kept(content, applied=applied)]
     else:
         whole = dataclasses.replace(content, kept=tuple(kept))
         shown += [_layers(kept), tables.kept(_as_model(whole), applied=applied), _chains(content)]

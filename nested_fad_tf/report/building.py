@@ -13,7 +13,7 @@ from nested_fad_tf.plan.plan import Decision, Keep, Plan
 from nested_fad_tf.plan.rewrite import SCOPE
 from nested_fad_tf.report.formulas import formula_of
 from nested_fad_tf.report.neighbours import neighbours_of, sources_of
-from nested_fad_tf.report.summary import ChainReport, Kept, Report
+from nested_fad_tf.report.summary import ChainReport, EntryPoint, Kept, Report
 from nested_fad_tf.report.timeline import timeline_of
 
 _READ_BY_OTHERS = "read by the gradient of an op that is no chain"
@@ -156,37 +156,55 @@ def from_outside_plan(
     )
 
 
-def combined(name: str, reports: Sequence[Report], strategy: str, seconds: float) -> Report:
+def combined(
+    name: str,
+    reports: Sequence[Report],
+    entries: Sequence[tuple[str, Sequence[Report]]],
+    strategy: str,
+    seconds: float,
+) -> Report:
     """One report on several functions.
 
     Args:
         name: What holds them.
         reports: The reports on each.
+        entries: For each function that programs call its name, and the reports on all that runs
+            then, as often as it does.
         strategy: The strategy asked for.
         seconds: Time spent.
 
     Returns:
-        Their sums. Functions that call each other, or stand for each other, aren't told apart.
+        The report. What is kept is that of the function that keeps most; the sum over all would be
+        of what never runs together.
     """
     changed = any(r.changed for r in reports)
     reasons = dict.fromkeys(r.reason for r in reports if r.reason)
     nominal = [r.nominal_size for r in reports if r.nominal_size]
+    ordered = sorted(entries, key=lambda entry: -_entry_point(*entry).kept_bytes_before)
+    points = tuple(_entry_point(*entry) for entry in ordered)
+    run = ordered[0][1] if ordered else ()
     return Report(
         function_name=name,
         changed=changed,
         reason="" if changed else "; ".join(reasons) or "it holds no functions",
         strategy=strategy,
         chains=tuple(c for r in reports for c in r.chains),
-        kept=_largest_first(k for r in reports for k in r.kept),
-        kept_bytes_before=sum(r.kept_bytes_before for r in reports),
-        kept_bytes_after=sum(r.kept_bytes_after for r in reports),
+        kept=_largest_first(k for r in run for k in r.kept),
+        kept_bytes_before=points[0].kept_bytes_before if points else 0,
+        kept_bytes_after=points[0].kept_bytes_after if points else 0,
         nodes_before=sum(r.nodes_before for r in reports),
         nodes_after=sum(r.nodes_after for r in reports),
         seconds=seconds,
         nominal_size=nominal[0] if nominal else None,
         functions=tuple(reports),
-        kept_before=_largest_first(k for r in reports for k in r.kept_before),
+        kept_before=_largest_first(k for r in run for k in r.kept_before),
+        entry_points=points,
     )
+
+
+def _entry_point(name: str, run: Sequence[Report]) -> EntryPoint:
+    before = sum(r.kept_bytes_before for r in run)
+    return EntryPoint(name, before, sum(r.kept_bytes_after for r in run))
 
 
 def _largest_first(kept: Iterable[Kept]) -> tuple[Kept, ...]:

@@ -65,6 +65,21 @@ class ChainReport:
 
 
 @dataclasses.dataclass(frozen=True)
+class EntryPoint:
+    """A function of a SavedModel that programs call: what it keeps, with all that it calls.
+
+    Attributes:
+        name: Its signature; the function's own name if it has none.
+        kept_bytes_before: Bytes kept by plain TensorFlow.
+        kept_bytes_after: Bytes kept now.
+    """
+
+    name: str
+    kept_bytes_before: int
+    kept_bytes_after: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Report:
     """What was done to one traced function.
 
@@ -94,11 +109,13 @@ class Report:
         seconds: Time spent on rewriting.
         nominal_size: What unknown dimensions were taken to be; `None` if there are none.
         gradient_seeds: Names of the tensors recognised as seeds of gradient computations.
-        functions: For a SavedModel: the reports on its functions, whose sums this one holds.
+        functions: For a SavedModel: the reports on its functions.
         kept_before: What plain TensorFlow keeps for the backward pass, largest first.
         timeline_before: Simulated memory over one step of plain TensorFlow; `None` where there is
             no backward pass to simulate.
         timeline_after: The same as the function runs now.
+        entry_points: For a SavedModel: the functions that programs call, what keeps most first.
+            What this report says is kept is of the first one.
     """
 
     function_name: str
@@ -120,6 +137,7 @@ class Report:
     kept_before: tuple[Kept, ...] = ()
     timeline_before: Timeline | None = None
     timeline_after: Timeline | None = None
+    entry_points: tuple[EntryPoint, ...] = ()
 
     def summary(self, print_fn: Callable[[str], Any] = print, detailed: bool = False) -> None:
         """Prints the report, at most 100 columns wide.

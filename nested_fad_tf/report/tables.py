@@ -77,6 +77,25 @@ def functions(report: Report, *, applied: bool, detailed: bool = False) -> Table
     return Table(f"{len(report.functions)} functions", columns, tuple(rows))
 
 
+def entry_points(report: Report, *, detailed: bool = False) -> Table:
+    """What is kept when a function that programs call is differentiated.
+
+    Args:
+        report: A report on a SavedModel.
+        detailed: Whether to list all of them.
+
+    Returns:
+        The table, what keeps most first; no rows where nothing is kept.
+    """
+    keeping = [e for e in report.entry_points if e.kept_bytes_before]
+    shown = keeping if detailed else keeping[:_FUNCTIONS]
+    rows = [(e.name, f"{_mib(e.kept_bytes_before)} -> {_mib(e.kept_bytes_after)}") for e in shown]
+    if rest := len(keeping) - len(shown):
+        rows.append((f"{rest} that keep less", ""))
+    columns = (Column("called", "name"), Column("kept MiB", "number"))
+    return Table("kept, by what is called", columns, tuple(rows))
+
+
 def _row(name: str, reports: Sequence[Report], outcome: str) -> tuple[str, ...]:
     before = sum(r.kept_bytes_before for r in reports)
     after = sum(r.kept_bytes_after for r in reports)
@@ -127,7 +146,7 @@ def kept(report: Report, *, applied: bool, detailed: bool = False) -> Table:
 
 
 def totals(report: Report, min_bytes: int, *, applied: bool) -> tuple[str, ...]:
-    """Sums over all functions, and how they are to be read.
+    """What is kept altogether, and how that is to be read.
 
     Args:
         report: A report on a SavedModel.
@@ -145,9 +164,8 @@ def totals(report: Report, min_bytes: int, *, applied: bool) -> tuple[str, ...]:
         f" {changed} of {len(report.functions)} functions {_done(applied)}"
     ]
     if before:
-        lines.append(
-            "that is the sum over all functions; a training step may use some of them only"
-        )
+        first = report.entry_points[0].name
+        lines.append(f"that is {first} with all that it calls, of what is called what keeps most")
     if report.nominal_size:
         lines.append(f"unknown dimensions are counted as {report.nominal_size} (nominal_size)")
     lines.append(f"tensors below {min_bytes / 1024:g} KiB are left alone (min_bytes)")

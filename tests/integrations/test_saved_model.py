@@ -166,7 +166,9 @@ def test_gradients_are_the_same(kind, tmp_path):
 
 def test_static_shapes_of_added_ops_are_stored(tmp_path):
     _, new, _ = saved(Net(), tmp_path)
-    added = [n for f in library(new).function for n in f.node_def if n.name.startswith("nested_fad")]
+    added = [
+        n for f in library(new).function for n in f.node_def if n.name.startswith("nested_fad")
+    ]
     assert added
     for node in added:
         (shape,) = node.attr["_output_shapes"].list.shape
@@ -262,6 +264,36 @@ def test_only_what_a_signature_calls(tmp_path):
     )
     with pytest.raises(nfad.SavedModelError, match=r"unknown signature 'third'.*'first', 'second'"):
         nfad.saved_model.inspect(tmp_path / "model", OPTIONS, signatures=["third"])
+
+
+def test_what_is_kept_is_told_of_what_runs_together(tmp_path):
+    class Traced(Nested):
+        """Two traces of a function that calls the same layer as a signature does."""
+
+        @tf.function
+        def twice(self, x):
+            """Two layers."""
+            return self.inner(self.inner(x, self.tuned[0]), self.tuned[1])
+
+    module = Traced()
+    for rows in (16, 64):
+        module.twice.get_concrete_function(tf.TensorSpec([rows, WIDTH]))
+    _, new, report = saved(module, tmp_path, signatures={"score": module.train})
+    layer = nfad.explain(
+        module.inner, tf.TensorSpec([None, WIDTH]), module.tuned[0], options=OPTIONS
+    )
+    before, after = layer.kept_bytes_before, layer.kept_bytes_after
+    assert before > after > 0
+    points = [(e.name, e.kept_bytes_before, e.kept_bytes_after) for e in report.entry_points]
+    # TensorFlow lets all of them call the layer's trace for any number of rows.
+    assert points[0] == ("score", 3 * before, 3 * after)
+    assert points[1:3] == [("twice", 2 * before, 2 * after)] * 2
+    assert (report.kept_bytes_before, report.kept_bytes_after) == (3 * before, 3 * after)
+    assert report.kept_bytes_before == sum(k.bytes for k in report.kept_before)
+    assert report.kept_bytes_after == sum(k.bytes for k in report.kept)
+    again = nfad.saved_model.inspect(new, OPTIONS, ["score"])
+    assert [e.name for e in again.entry_points] == ["score"]
+    assert again.kept_bytes_before == 3 * after
 
 
 def test_nothing_but_a_saved_model_is_replaced(tmp_path):

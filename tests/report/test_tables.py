@@ -1,4 +1,5 @@
 from nested_fad_tf.report import tables
+from nested_fad_tf.report.building import combined
 from nested_fad_tf.report.summary import Kept, Report
 
 
@@ -9,11 +10,8 @@ def _function(name, before, after, reason="", kept=()):
     )  # fmt: skip
 
 
-def _report(functions):
-    sums = [
-        sum(getattr(f, n) for f in functions) for n in ("kept_bytes_before", "kept_bytes_after")
-    ]
-    return Report("model", True, "", "auto", (), (), *sums, functions=tuple(functions))
+def _report(functions, entries=()):
+    return combined("model", functions, entries, "auto", 0.0)
 
 
 _MANY = _report(
@@ -42,6 +40,25 @@ def test_detailed_lists_every_function():
     assert len(rows) == 23
     assert rows[0][3] == "would be rewritten"
     assert len(rows[-1][3]) > 500
+
+
+def test_what_is_kept_is_told_of_what_is_called():
+    tensor = Kept("t:0", "", "Mul", None, "float32", 1 << 20, "why")
+    inner, outer = _function("inner", 1, 0, kept=(tensor,)), _function("outer", 2, 2)
+    other = _function("other", 4, 1)
+    entries = [("serve", [other]), ("train", [outer, *[inner] * 3]), ("idle", [])]
+    report = _report([inner, outer, other], entries)
+    assert (report.kept_bytes_before, report.kept_bytes_after) == (5 << 20, 2 << 20)
+    assert report.kept == (tensor,) * 3
+    rows = tables.entry_points(report).rows
+    assert rows == (("train", "5.00 -> 2.00"), ("serve", "4.00 -> 1.00"))
+    first, second, *_ = tables.totals(report, 1024, applied=True)
+    assert first.startswith("kept for the backward pass: 5.00 -> 2.00 MiB (2.50x less); 3 of 3")
+    assert "train with all that it calls" in second
+    many = _report([other], [(f"f{i}", [other]) for i in range(20)])
+    assert tables.entry_points(many).rows[-1] == ("5 that keep less", "")
+    assert len(tables.entry_points(many, detailed=True).rows) == 20
+    assert not tables.entry_points(_report([_function("f", 0, 0)], [("f", [])])).rows
 
 
 def test_kept_tensors_are_listed_with_their_function():

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nested_fad_tf.integrations.saved_model import rewriting
+from nested_fad_tf.integrations.saved_model.entry_points import Found
 from nested_fad_tf.integrations.saved_model.graphs import graph_of_functions
 from nested_fad_tf.integrations.saved_model.rewriting import Progress
 from nested_fad_tf.options import Options
-from nested_fad_tf.report.building import combined
 from nested_fad_tf.report.step_runs import PREDICTED, predicted_timeline
 from nested_fad_tf.report.summary import Kept, Report
 from nested_fad_tf.report.tensorboard import ORIGINAL, REWRITTEN, Run
@@ -44,17 +44,19 @@ def rewritten_runs(
     """
     with tempfile.TemporaryDirectory(prefix="nested_fad_tf_") as folder:
         target = pathlib.Path(folder) / "rewritten"
-        reports = rewriting.rewrite_each(source, target, options, signatures, progress=progress)
+        made = rewriting.rewrite_each(source, target, options, signatures, progress=progress)
+        reports = made.reports
         before: _Kept = {name: report.kept_before for name, report in reports.items()}
         after: _Kept = {name: report.kept for name, report in reports.items()}
         graphs = [
             graph_of_functions(source, reports, before, signatures),
             graph_of_functions(target, reports, after, signatures),
         ]
-    report = _summed(source, reports, options)
+    report = _summed(source, made, options)
     step = report.largest_step()
     timelines = (step.timeline_before, step.timeline_after) if step is not None else (None, None)
-    return _runs(graphs, (before, after), (report, report), timelines, applied=True)
+    sizes = report.kept_bytes_before, report.kept_bytes_after
+    return _runs(graphs, (before, after), (report, report), sizes, timelines, applied=True)
 
 
 def inspected_runs(
@@ -82,23 +84,25 @@ def inspected_runs(
     graphs, kept, reports, timelines = [], [], [], []
     for folder in (source, rewritten):
         found = rewriting.inspect_each(folder, options, signatures, progress=progress)
-        kept.append({name: report.kept_before for name, report in found.items()})
-        graphs.append(graph_of_functions(folder, found, kept[-1], signatures))
+        kept.append({name: report.kept_before for name, report in found.reports.items()})
+        graphs.append(graph_of_functions(folder, found.reports, kept[-1], signatures))
         reports.append(_summed(folder, found, options))
         step = reports[-1].largest_step()
         timelines.append(None if step is None else step.timeline_before)
-    return _runs(graphs, kept, reports, timelines, applied=False)
+    sizes = [report.kept_bytes_before for report in reports]
+    return _runs(graphs, kept, reports, sizes, timelines, applied=False)
 
 
-def _summed(folder: pathlib.Path, reports: Mapping[str, Report], options: Options) -> Report:
-    seconds = sum(report.seconds for report in reports.values())
-    return combined(str(folder), list(reports.values()), options.strategy, seconds)
+def _summed(folder: pathlib.Path, found: Found, options: Options) -> Report:
+    seconds = sum(report.seconds for report in found.reports.values())
+    return found.combined(str(folder), options.strategy, seconds)
 
 
 def _runs(
     graphs: Sequence[Any],
     kept: Sequence[_Kept],
     reports: Sequence[Report],
+    sizes: Sequence[int],
     timelines: Sequence[Timeline | None],
     *,
     applied: bool,
@@ -107,8 +111,9 @@ def _runs(
 
     Args:
         graphs: Their graphs.
-        kept: What their functions keep.
+        kept: What their functions keep, each counted once.
         reports: The reports to show.
+        sizes: What they keep when what keeps most is called.
         timelines: Memory over the step that needs most, where there is one.
         applied: Whether the rewrite that the reports speak of was done.
 
@@ -121,19 +126,18 @@ def _runs(
         drawn[PREDICTED] = predicted_timeline(before, after)
     order = [node.name for node in graphs[0].node]
     runs = []
-    for name, graph, own, report, timeline in zip(
-        (ORIGINAL, REWRITTEN), graphs, kept, reports, timelines, strict=True
+    for name, graph, own, report, size, timeline in zip(
+        (ORIGINAL, REWRITTEN), graphs, kept, reports, sizes, timelines, strict=True
     ):
-        tensors = _in_scopes(own)
         scalars = {} if timeline is None else {"predicted_peak": timeline.peak_bytes}
         runs.append(
             Run(
                 name,
                 graph,
-                sum(tensor.bytes for tensor in tensors),
+                size,
                 report,
                 applied=applied,
-                kept=tensors,
+                kept=_in_scopes(own),
                 order=order,
                 scalars=scalars,
                 timelines=drawn,

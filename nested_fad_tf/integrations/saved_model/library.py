@@ -42,18 +42,18 @@ class Library:
         registered = {g.gradient_func for g in self.proto.registered_gradients}
         return frozenset(registered | {g.gradient_func for g in self.proto.gradient})
 
-    def called(self, name: str) -> set[str]:
+    def called(self, name: str) -> list[str]:
         """The functions that a function calls itself.
 
         Args:
             name: A function.
 
         Returns:
-            The names of others.
+            The names of others, each as often as it is called.
         """
         nodes = self._definitions[name].node_def
-        found = {n for node in nodes for n in (node.op, *_functions_of(node))}
-        return found & self._definitions.keys()
+        found = (n for node in nodes for n in (node.op, *_functions_of(node)))
+        return [n for n in found if n in self._definitions]
 
     def reachable(self, names: Iterable[str]) -> set[str]:
         """Functions, all that they call, and so on.

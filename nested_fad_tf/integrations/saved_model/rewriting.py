@@ -13,11 +13,12 @@ from nested_fad_tf.emit.outlined import Outlines
 from nested_fad_tf.errors import SavedModelError
 from nested_fad_tf.graph import versions
 from nested_fad_tf.integrations.saved_model import files, gradients
+from nested_fad_tf.integrations.saved_model.entry_points import Found, calls_of, entry_points
 from nested_fad_tf.integrations.saved_model.library import Library
 from nested_fad_tf.integrations.saved_model.op_list import list_new_ops
-from nested_fad_tf.integrations.saved_model.signatures import entries
+from nested_fad_tf.integrations.saved_model.signatures import by_signature, entries
 from nested_fad_tf.options import Options
-from nested_fad_tf.report.building import combined, unchanged
+from nested_fad_tf.report.building import unchanged
 from nested_fad_tf.report.summary import Report
 
 # Compiled groups need XLA, which TensorFlow Serving need not have.
@@ -64,7 +65,8 @@ def rewrite(
             next one.
 
     Returns:
-        A report on all functions, with one for each in `functions`.
+        A report on what the function keeps that keeps most, with all that it calls; there is one
+        on each function in `functions`.
 
     Raises:
         UnsupportedVersionError: If the installed TensorFlow is not supported.
@@ -74,11 +76,10 @@ def rewrite(
     options = options or DEFAULT_OPTIONS
     start = time.perf_counter()
     source, destination = pathlib.Path(src), pathlib.Path(dst)
-    reports = rewrite_each(
+    found = rewrite_each(
         source, destination, options, signatures, overwrite=overwrite, progress=progress
     )
-    seconds = time.perf_counter() - start
-    return combined(str(source), list(reports.values()), options.strategy, seconds)
+    return found.combined(str(source), options.strategy, time.perf_counter() - start)
 
 
 def rewrite_each(
@@ -89,7 +90,7 @@ def rewrite_each(
     *,
     overwrite: bool = False,
     progress: Progress | None = None,
-) -> dict[str, Report]:
+) -> Found:
     """Does what `rewrite` does.
 
     Args:
@@ -101,7 +102,7 @@ def rewrite_each(
         progress: As for `rewrite`.
 
     Returns:
-        The reports by the names that the file has for the functions.
+        What was found out about the functions.
 
     Raises:
         UnsupportedVersionError: As from `rewrite`.
@@ -116,7 +117,7 @@ def rewrite_each(
         )
     with files.replacing(destination, overwrite=overwrite) as folder:
         model = files.read(source)
-        reports = _each(model, options, signatures, progress, apply=True)
+        found = _each(model, options, signatures, progress, apply=True)
         try:
             files.write(model, source, folder)
         except OSError as error:
@@ -124,7 +125,7 @@ def rewrite_each(
                 f"cannot write {destination}: {error.strerror or error}"
             ) from error
         files.load(folder, "cannot be loaded after rewriting; please report this", variables=False)
-    return reports
+    return found
 
 
 def inspect(
@@ -159,9 +160,9 @@ def inspect(
     """
     options = options or DEFAULT_OPTIONS
     start = time.perf_counter()
-    reports = inspect_each(pathlib.Path(src), options, signatures, progress=progress)
-    seconds = time.perf_counter() - start
-    return combined(str(pathlib.Path(src)), list(reports.values()), options.strategy, seconds)
+    source = pathlib.Path(src)
+    found = inspect_each(source, options, signatures, progress=progress)
+    return found.combined(str(source), options.strategy, time.perf_counter() - start)
 
 
 def inspect_each(
@@ -170,7 +171,7 @@ def inspect_each(
     signatures: Sequence[str] | None = None,
     *,
     progress: Progress | None = None,
-) -> dict[str, Report]:
+) -> Found:
     """Does what `inspect` does.
 
     Args:
@@ -180,7 +181,7 @@ def inspect_each(
         progress: As for `inspect`.
 
     Returns:
-        The reports by the names that the file has for the functions.
+        What was found out about the functions.
 
     Raises:
         UnsupportedVersionError: As from `inspect`.
@@ -197,14 +198,16 @@ def _each(
     progress: Progress | None,
     *,
     apply: bool,
-) -> dict[str, Report]:
+) -> Found:
     """Rewrites the functions of a SavedModel in place, or only plans to."""
     (meta_graph, *others) = model.meta_graphs
     if others or not meta_graph.HasField("object_graph_def"):
         whole = "all functions"
-        return {whole: unchanged(whole, _OLD, options.strategy, 0, 0.0)}
+        return Found({whole: unchanged(whole, _OLD, options.strategy, 0, 0.0)})
     library = Library(meta_graph)
-    chosen = _chosen(library, entries(meta_graph.object_graph_def, signatures))
+    objects = meta_graph.object_graph_def
+    chosen = _chosen(library, entries(objects, signatures))
+    calls = calls_of(library, chosen)
     reports, steps = dict[str, Report](), set[str]()
     for number, name in enumerate(chosen):
         if progress is not None:
@@ -218,7 +221,7 @@ def _each(
         progress(len(chosen), len(chosen), "")
     if apply:
         list_new_ops(meta_graph)
-    return reports
+    return Found(reports, entry_points(calls, reports, by_signature(objects)))
 
 
 def _one(library: Library, name: str, options: Options, apply: bool) -> Report:
