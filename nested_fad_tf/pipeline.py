@@ -101,7 +101,7 @@ def _rewrite(
         return _unchanged(graph, _GRADIENT_OF_LOOP, options, start)
     # What is computed again for a gradient in here would be kept, copy by copy, for one outside.
     if taped or not roles.seeds:
-        outside = plan_outside(view, options, copies=outlines is None)
+        outside = plan_outside(view, options)
         if watch is not None:
             watch(view)
         if apply and outside.residuals:

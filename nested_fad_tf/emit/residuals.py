@@ -7,6 +7,7 @@ derivatives go through them.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -45,6 +46,8 @@ def apply(
     """
     kernels = Kernels()
     results: dict[Value, tf.Tensor] = {}  # of the cones so far, with their own gradients
+    awaited = collections.Counter(n.id for r in residuals for n in r.readers)
+    taken: dict[int, list[takers.Taken]] = collections.defaultdict(list)  # by reader
     for residual in residuals:
         name = residual.cone.output.node.name
         with (
@@ -57,9 +60,11 @@ def apply(
             result, kept = _emit(residual, kernels, results, outlines)
             _replace(view, results, residual.cone.output, result)
             for reader in residual.readers:
-                with tf.device(reader.device or None):
-                    made = takers.attach(residual, reader, kept, kernels)
-                _replace(view, results, reader.outputs[0], made)
+                taken[reader.id].append(takers.Taken(residual, kept))
+                if len(taken[reader.id]) == awaited[reader.id]:
+                    with tf.device(reader.device or None):
+                        made = takers.attach(taken[reader.id], reader, kernels, outlines)
+                    _replace(view, results, reader.outputs[0], made)
 
 
 def _replace(

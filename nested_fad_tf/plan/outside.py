@@ -113,13 +113,12 @@ class OutsidePlan:
     kept_anyway: tuple[Value, ...]
 
 
-def plan_outside(view: GraphView, options: Options, *, copies: bool = True) -> OutsidePlan:
+def plan_outside(view: GraphView, options: Options) -> OutsidePlan:
     """Decides what the gradient of each cone is computed from.
 
     Args:
         view: A graph without a backward pass.
         options: What may be done.
-        copies: Whether results may be computed again for the gradients of other ops.
 
     Returns:
         The plan.
@@ -131,7 +130,7 @@ def plan_outside(view: GraphView, options: Options, *, copies: bool = True) -> O
     others = [n for n in view.nodes if n.id not in inside and active[n.id] and view.live[n.id]]
     kept = {v.id: v for node in others for v in _reads(view, node, free)}
     anyway = tuple(kept.values())
-    takers = _takers(view, cones, others, free) if copies and not view.compiled else {}
+    takers = _takers(view, cones, others, free) if not view.compiled else {}
     residuals, left_alone = [], []
     for cone in cones:
         today = {v.id: v for node in cone.nodes for v in _reads(view, node, free)}

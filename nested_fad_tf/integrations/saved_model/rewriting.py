@@ -25,6 +25,9 @@ from nested_fad_tf.report.summary import Report
 DEFAULT_OPTIONS = Options(fuse="ops")
 _OLD = "written by TensorFlow 1: it holds no functions that could be rewritten"
 
+# How TensorFlow names functions that a rewrite makes: see emit/function.py.
+_MADE = "__inference_nested_fad_"
+
 Progress = Callable[[int, int, str], None]
 
 
@@ -238,10 +241,12 @@ def _chosen(library: Library, called: Iterable[str]) -> list[str]:
     """What to rewrite, callers first.
 
     Functions and what they call, but no gradients: those of chains that were rewritten before, and
-    those that users gave.
+    those that users gave. Functions that an earlier rewrite made are called where a gradient of
+    their own leads past them.
     """
-    done = library.reachable(library.gradients())
     known = set(library.names())
+    done = library.reachable(library.gradients())
+    done |= {name for name in known if name.startswith(_MADE)}
     wanted = library.reachable(name for name in called if name in known) - done
     calls = {name: len(library.reachable([name])) for name in wanted}
     return sorted(wanted, key=lambda name: (-calls[name], name))
