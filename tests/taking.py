@@ -86,7 +86,7 @@ def video(x):
 
 
 CASES = [
-    (dense, X), (reshaped, X), (transposed, X), (attention, X), (einsum, X), (with_itself, X), (of_two, X),
-    (frozen, X), (convolution, IMAGES), (video, VIDEOS),
+    (dense, X), (reshaped, X), (transposed, X), (attention, X), (einsum, X), (with_itself, X),
+    (of_two, X), (frozen, X), (convolution, IMAGES), (video, VIDEOS),
 ]  # fmt: skip
 WEIGHTS = [*W, KERNEL, DEPTHWISE, CUBE]

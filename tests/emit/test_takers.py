@@ -9,6 +9,7 @@ from traced import assert_same, mish
 
 import nested_fad_tf as nfad
 
+
 def taken(function, x, dynamic, options=OPTIONS):
     """The function, rewritten so that copies are taken, for any batch size or this one's."""
     spec = tf.TensorSpec([None if dynamic else x.shape[0], *x.shape[1:]])
