@@ -249,6 +249,14 @@ def test_rewriting_again_does_no_harm(kind, tmp_path):
     assert_close(gradients(tmp_path / "again"), gradients(model))
 
 
+def test_saving_what_was_loaded_keeps_the_gradients(tmp_path):
+    model, new, report = saved(Net(), tmp_path)
+    tf.saved_model.save(tf.saved_model.load(new), tmp_path / "again")
+    assert_close(gradients(tmp_path / "again"), gradients(model))
+    again = nfad.saved_model.inspect(tmp_path / "again", OPTIONS)
+    assert again.kept_bytes_before == report.kept_bytes_after < report.kept_bytes_before
+
+
 def test_only_what_a_signature_calls(tmp_path):
     module, other = Net(), Net()
     root = tf.Module()
