@@ -152,7 +152,7 @@ def test_functions_of_a_saved_model_can_be_chosen(opened):
     everything = count(page)
     page.select_option("#tensor-function", "1")
     assert 0 < count(page) < everything
-    assert page.locator("#functions tbody tr").count() == 2
+    assert page.locator("#functions .scroll tbody tr").count() == 2
 
 
 def test_names_are_shown_as_they_are(opened):
