@@ -26,8 +26,9 @@ from matplotlib.patches import FancyBboxPatch, Patch
 
 import nested_fad_tf as nfad
 from nested_fad_tf import pipeline
+from nested_fad_tf.graph.nodes import Node
 from nested_fad_tf.graph.roles import Roles, find_roles
-from nested_fad_tf.graph.view import GraphView, Node
+from nested_fad_tf.graph.view import GraphView
 from nested_fad_tf.plan.plan import Plan
 
 _REPOSITORY = pathlib.Path(__file__).resolve().parents[1]

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from nested_fad_tf.graph.nodes import Node
 from nested_fad_tf.graph.roles import find_roles
-from nested_fad_tf.graph.view import GraphView, Node
+from nested_fad_tf.graph.view import GraphView
 from nested_fad_tf.plan.candidates import Candidates, find_candidates
 
 # Tensors of SIDE x SIDE floats: just large enough for the executor to count their ops as dear.

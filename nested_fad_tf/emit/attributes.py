@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2
 
-from nested_fad_tf.graph.view import Node
+from nested_fad_tf.graph.nodes import Node
 
 
 def of(node: Node) -> Mapping[str, attr_value_pb2.AttrValue]:

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from nested_fad_tf.emit import expression, function
-from nested_fad_tf.graph.view import Value
+from nested_fad_tf.graph.nodes import Value
 from nested_fad_tf.ops.derive import absorbs_zero
 from nested_fad_tf.ops.expr import Const, Expr, Leaf, is_const, masks, substitute
 from nested_fad_tf.plan.outside import Residual

@@ -10,8 +10,9 @@ import tensorflow as tf
 from nested_fad_tf.emit import attributes, primitives
 from nested_fad_tf.emit.barrier import tie
 from nested_fad_tf.emit.fused_op import FusedOps
+from nested_fad_tf.graph.nodes import Node, Value
 from nested_fad_tf.graph.simplify import Redirect
-from nested_fad_tf.graph.view import GraphView, Node, Value
+from nested_fad_tf.graph.view import GraphView
 from nested_fad_tf.plan.gates import BARRIER
 from nested_fad_tf.plan.rewrite import Group, Rewrite
 from nested_fad_tf.plan.schedule import Schedule, Step

@@ -14,7 +14,7 @@ import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2
 
 from nested_fad_tf.emit import attributes, function, primitives
-from nested_fad_tf.graph.view import Node, Value
+from nested_fad_tf.graph.nodes import Node, Value
 from nested_fad_tf.plan.rewrite import Group
 
 # Attribute of a call: the names of the ops that were fused, in the order of the function's body.

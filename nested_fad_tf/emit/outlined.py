@@ -15,7 +15,7 @@ import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2
 
 from nested_fad_tf.emit import function, primitives
-from nested_fad_tf.graph.view import OWN_GRADIENT
+from nested_fad_tf.graph.nodes import OWN_GRADIENT
 
 _NAME = "nested_fad_gradient"
 

@@ -17,7 +17,8 @@ import tensorflow as tf
 from nested_fad_tf.emit import carrier, expression, primitives, takers
 from nested_fad_tf.emit.cone_kernels import Kernels, products, structure, times
 from nested_fad_tf.emit.outlined import Outlines
-from nested_fad_tf.graph.view import GraphView, Value
+from nested_fad_tf.graph.nodes import Value
+from nested_fad_tf.graph.view import GraphView
 from nested_fad_tf.ops.expr import Const, Expr
 from nested_fad_tf.plan.outside import Residual
 

@@ -16,7 +16,7 @@ import tensorflow as tf
 from nested_fad_tf.emit import attributes, carrier, primitives
 from nested_fad_tf.emit.cone_kernels import Kernels, copy, structure
 from nested_fad_tf.emit.outlined import Outlines
-from nested_fad_tf.graph.view import Node
+from nested_fad_tf.graph.nodes import Node
 from nested_fad_tf.plan.outside import Residual
 
 

@@ -13,7 +13,8 @@ import enum
 import re
 from collections.abc import Iterable
 
-from nested_fad_tf.graph.view import GraphView, Node, Value
+from nested_fad_tf.graph.nodes import Node, Value
+from nested_fad_tf.graph.view import GraphView
 from nested_fad_tf.ops import elementwise, views
 
 # Scopes that TensorFlow opens for derivative ops: GradientTape's, and the one of tf.gradients

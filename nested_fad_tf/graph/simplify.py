@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from nested_fad_tf.graph.nodes import Node, Value
 from nested_fad_tf.graph.symbolic import SymbolicShapes
-from nested_fad_tf.graph.view import GraphView, Node, Value
+from nested_fad_tf.graph.view import GraphView
 
 
 @dataclasses.dataclass(frozen=True)

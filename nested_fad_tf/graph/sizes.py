@@ -11,7 +11,7 @@ from nested_fad_tf.ops import elementwise, views
 from nested_fad_tf.ops.reductions import REDUCTIONS
 
 if TYPE_CHECKING:
-    from nested_fad_tf.graph.view import Node
+    from nested_fad_tf.graph.nodes import Node
 
 Shape = tuple[int | None, ...]
 

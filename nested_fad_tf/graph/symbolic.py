@@ -18,7 +18,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from nested_fad_tf.graph.view import GraphView, Node, Value
+from nested_fad_tf.graph.nodes import Node, Value
+from nested_fad_tf.graph.view import GraphView
 from nested_fad_tf.ops import elementwise
 
 # A dimension: its size, or the number (below zero) of an unknown one; None where a rule is silent.

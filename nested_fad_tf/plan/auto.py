@@ -11,7 +11,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Mapping
 
-from nested_fad_tf.graph.view import Value
+from nested_fad_tf.graph.nodes import Value
 from nested_fad_tf.options import Options
 from nested_fad_tf.plan import cost
 from nested_fad_tf.plan.candidates import Candidates

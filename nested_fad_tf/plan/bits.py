@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from nested_fad_tf.graph.nodes import Node, Value
 from nested_fad_tf.graph.sizes import Shape
-from nested_fad_tf.graph.view import Node, Value
 from nested_fad_tf.plan.rewrite import RewriteBuilder
 
 _GATHER = np.array(0x0102040810204080, np.uint64)

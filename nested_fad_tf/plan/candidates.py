@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 
+from nested_fad_tf.graph.nodes import Node, Value
 from nested_fad_tf.graph.roles import Roles
-from nested_fad_tf.graph.view import GraphView, Node, Value
+from nested_fad_tf.graph.view import GraphView
 from nested_fad_tf.ops import views
 from nested_fad_tf.ops.exact import exact_readers
 from nested_fad_tf.plan import cost

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from nested_fad_tf.graph.view import Node, Value
+from nested_fad_tf.graph.nodes import Node, Value
 from nested_fad_tf.ops import elementwise
 from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.components import Components

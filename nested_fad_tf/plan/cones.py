@@ -12,7 +12,8 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
-from nested_fad_tf.graph.view import OWN_GRADIENT, GraphView, Node, Value
+from nested_fad_tf.graph.nodes import OWN_GRADIENT, Node, Value
+from nested_fad_tf.graph.view import GraphView
 from nested_fad_tf.ops import elementwise
 from nested_fad_tf.ops.expr import Apply, Const, Expr, Leaf
 

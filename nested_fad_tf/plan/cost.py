@@ -13,7 +13,8 @@ from collections.abc import Iterable
 
 import tensorflow as tf
 
-from nested_fad_tf.graph.view import GraphView, Node, Value
+from nested_fad_tf.graph.nodes import Node, Value
+from nested_fad_tf.graph.view import GraphView
 from nested_fad_tf.ops import elementwise, parts, random, reductions, views
 from nested_fad_tf.ops.compiled import COMPILED
 from nested_fad_tf.ops.elementwise import Cost

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from nested_fad_tf.graph.view import Node, Value
+from nested_fad_tf.graph.nodes import Node, Value
 from nested_fad_tf.ops import elementwise
 from nested_fad_tf.ops.entry import linear_inputs
 from nested_fad_tf.ops.expr import Const, Expr, Leaf, add, is_const, leaves, scale

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 
-from nested_fad_tf.graph.view import Node, Value
+from nested_fad_tf.graph.nodes import Node, Value
 from nested_fad_tf.ops.expr import Const, Expr, Leaf, is_const, leaves, masks
 from nested_fad_tf.options import Options
 from nested_fad_tf.plan.candidates import Candidates

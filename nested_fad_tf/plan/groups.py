@@ -15,8 +15,8 @@ from collections import Counter
 
 import tensorflow as tf
 
+from nested_fad_tf.graph.nodes import Node, Value
 from nested_fad_tf.graph.roles import Roles
-from nested_fad_tf.graph.view import Node, Value
 from nested_fad_tf.ops.compiled import COMPILED
 from nested_fad_tf.options import Options
 from nested_fad_tf.plan import peak

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
+from nested_fad_tf.graph.nodes import Node, Value
 from nested_fad_tf.graph.sizes import Shape
-from nested_fad_tf.graph.view import Node, Value
 from nested_fad_tf.ops.expr import Apply, Const, Expr, Leaf, subexpressions
 from nested_fad_tf.plan.rewrite import RewriteBuilder
 

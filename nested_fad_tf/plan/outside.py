@@ -16,8 +16,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
+from nested_fad_tf.graph.nodes import OWN_GRADIENT, Node, Value
 from nested_fad_tf.graph.sizes import Shape, size_in_bytes
-from nested_fad_tf.graph.view import OWN_GRADIENT, GraphView, Node, Value
+from nested_fad_tf.graph.view import GraphView
 from nested_fad_tf.ops import elementwise
 from nested_fad_tf.ops.compiled import COMPILED
 from nested_fad_tf.ops.derive import NotDifferentiableError, derivative

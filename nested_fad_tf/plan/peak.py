@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from nested_fad_tf.graph.view import GraphView, Value
+from nested_fad_tf.graph.nodes import Value
+from nested_fad_tf.graph.view import GraphView
 from nested_fad_tf.plan.rewrite import Rewrite
 from nested_fad_tf.plan.schedule import Schedule, Step
 from nested_fad_tf.plan.wiring import CycleError, Wiring

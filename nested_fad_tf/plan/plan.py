@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from nested_fad_tf.graph.view import Value
+from nested_fad_tf.graph.nodes import Value
 from nested_fad_tf.plan import cost
 from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.chains import Chain, find_chains

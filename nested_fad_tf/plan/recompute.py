@@ -19,7 +19,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from nested_fad_tf.graph.view import Node, Value
+from nested_fad_tf.graph.nodes import Node, Value
 from nested_fad_tf.ops import parts, views
 from nested_fad_tf.ops.expr import Leaf
 from nested_fad_tf.plan import bits

@@ -12,8 +12,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from nested_fad_tf.graph.nodes import Node, Value, aliased_input
 from nested_fad_tf.graph.sizes import Shape, output_in_bytes
-from nested_fad_tf.graph.view import GraphView, Node, Value, aliased_input
+from nested_fad_tf.graph.view import GraphView
 
 SCOPE = "nested_fad"
 

@@ -6,7 +6,7 @@ import functools
 from collections import deque
 from collections.abc import Sequence
 
-from nested_fad_tf.graph.view import Node, Value
+from nested_fad_tf.graph.nodes import Node, Value
 from nested_fad_tf.ops import elementwise, views
 from nested_fad_tf.plan.rewrite import Group
 from nested_fad_tf.plan.wiring import Wiring

@@ -12,7 +12,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from nested_fad_tf.graph.view import Node, Value
+from nested_fad_tf.graph.nodes import Node, Value
 from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.rewrite import RewriteBuilder
 

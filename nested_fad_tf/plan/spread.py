@@ -6,7 +6,7 @@ two small ones. Kept as those, and spread again by the op that reads it, it take
 
 from __future__ import annotations
 
-from nested_fad_tf.graph.view import Node, Value
+from nested_fad_tf.graph.nodes import Node, Value
 from nested_fad_tf.ops import elementwise
 from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.rewrite import RewriteBuilder

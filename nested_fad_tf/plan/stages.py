@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from nested_fad_tf.graph.view import Node, Value
+from nested_fad_tf.graph.nodes import Node, Value
 from nested_fad_tf.ops import elementwise, views
 from nested_fad_tf.plan import cost
 from nested_fad_tf.plan.candidates import Candidates

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nested_fad_tf.graph.view import GraphView, Node, Value
+from nested_fad_tf.graph.nodes import Node, Value
+from nested_fad_tf.graph.view import GraphView
 from nested_fad_tf.plan.rewrite import Rewrite
 
 # States of a node in a depth-first search: on the path to the one that is looked at; dealt with.

@@ -6,8 +6,9 @@ import dataclasses
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 
+from nested_fad_tf.graph.nodes import Node, Value
 from nested_fad_tf.graph.roles import Roles
-from nested_fad_tf.graph.view import GraphView, Node, Value
+from nested_fad_tf.graph.view import GraphView
 from nested_fad_tf.plan.outside import OutsidePlan, Residual
 from nested_fad_tf.plan.plan import Decision, Keep, Plan
 from nested_fad_tf.plan.rewrite import SCOPE

@@ -6,7 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from nested_fad_tf.graph.view import GraphView, Node, Value, describe
+from nested_fad_tf.graph.nodes import Node, Value, describe
+from nested_fad_tf.graph.view import GraphView
 from nested_fad_tf.report.neighbours import readers
 
 _INFIX = {

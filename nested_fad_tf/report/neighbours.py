@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Iterator, Sequence
 
-from nested_fad_tf.graph.view import GraphView, Node, Value, describe
+from nested_fad_tf.graph.nodes import Node, Value, describe
+from nested_fad_tf.graph.view import GraphView
 
 # A chain of a whole network may have hundreds of ops; what is drawn has to fit on a page.
 _MOST_OPS = 18

@@ -18,7 +18,8 @@ from typing import Any
 import tensorflow as tf
 
 from nested_fad_tf.emit.fused_op import ORIGINS
-from nested_fad_tf.graph.view import OWN_GRADIENT, GraphView, Node, Value
+from nested_fad_tf.graph.nodes import OWN_GRADIENT, Node, Value
+from nested_fad_tf.graph.view import GraphView
 from nested_fad_tf.plan.rewrite import SCOPE
 from nested_fad_tf.report import shown_names
 from nested_fad_tf.report.summary import Kept

@@ -5,8 +5,9 @@ import pytest
 import tensorflow as tf
 from traced import names, node, nodes, trace, view_of
 
+from nested_fad_tf.graph.nodes import describe
 from nested_fad_tf.graph.sizes import size_in_bytes
-from nested_fad_tf.graph.view import GraphView, describe
+from nested_fad_tf.graph.view import GraphView
 
 X = tf.TensorSpec([8, 16])
 

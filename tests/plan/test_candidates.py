@@ -3,8 +3,8 @@ from __future__ import annotations
 import tensorflow as tf
 from traced import SIZE, SQUARE, candidates_of, names, node, nodes
 
+from nested_fad_tf.graph.nodes import Value
 from nested_fad_tf.graph.roles import Role
-from nested_fad_tf.graph.view import Value
 from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.rewrite import Rewrite
 from nested_fad_tf.plan.wiring import Wiring

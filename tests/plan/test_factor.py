@@ -11,8 +11,9 @@ import tensorflow as tf
 from traced import mish, node, nodes, numbers
 
 from nested_fad_tf.emit.expression import build
+from nested_fad_tf.graph.nodes import Value
 from nested_fad_tf.graph.roles import find_roles
-from nested_fad_tf.graph.view import GraphView, Value
+from nested_fad_tf.graph.view import GraphView
 from nested_fad_tf.ops.expr import Leaf, leaves
 from nested_fad_tf.plan.candidates import Candidates, find_candidates
 from nested_fad_tf.plan.factor import Region, find_regions

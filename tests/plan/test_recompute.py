@@ -6,7 +6,7 @@ import tensorflow as tf
 from traced import SQUARE, candidates_of, mish, names, node, numbers
 
 import nested_fad_tf as nfad
-from nested_fad_tf.graph.view import Node
+from nested_fad_tf.graph.nodes import Node
 from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.cut import Cut, minimum_cut
 from nested_fad_tf.plan.peak import simulate
