@@ -44,7 +44,9 @@ class Options:
             nested forward-mode AD was published; "recompute" keeps chain inputs.
         fuse: How a group of element-wise operations runs. "xla" compiles each group, "ops" emits
             plain operations, "auto" compiles the groups that are worth a compilation.
-        precision: How kept derivatives are stored. This version implements "exact" only.
+        precision: How kept derivatives are stored. With "exact" nothing is lossy; with "bfloat16",
+            "int8", "int4" and "int2" they are rounded: what the step returns is the same but for
+            its gradients, which are approximate. Nothing but derivatives is stored so.
         budget: What the predicted peak has to fit into. This version implements None only.
         min_bytes: Tensors smaller than this are left alone.
         on_error: "fallback" keeps the original function when a rewrite fails, warns once and says
@@ -80,7 +82,8 @@ class Options:
         _check_int("min_bytes", self.min_bytes, least=0)
         _check_int("nominal_size", self.nominal_size, least=1)
         _check_factor("tradeoff", self.tradeoff)
-        _check_implemented(self.precision, self.budget)
+        _check_precision(self.precision, self.strategy, self.verify)
+        _check_implemented(self.budget)
 
     def replace(self, **changes: Any) -> Self:
         """Returns a copy in which the named options have other values.
@@ -203,13 +206,27 @@ def _check_factor(name: str, value: object) -> None:
         raise OptionsError(f"{name} is {value!r}; allowed: finite numbers of at least 0")
 
 
-def _check_implemented(precision: str, budget: object) -> None:
+def _check_precision(precision: str, strategy: str, verify: bool) -> None:
+    """Raises for options that a lossy precision makes no sense with."""
+    if precision == "exact":
+        return
+    if strategy == "recompute":
+        raise OptionsError(
+            f"precision={precision!r}: strategy='recompute' keeps no derivatives that could be"
+            " stored so; use strategy='auto' or 'forward_ad', or precision='exact'"
+        )
+    if verify:
+        raise OptionsError(
+            f"precision={precision!r}: gradients differ from the original's on purpose, so that"
+            " verify=True could tell nothing; verify once with precision='exact'"
+        )
+
+
+def _check_implemented(budget: object) -> None:
     """Raises for options that have their name and meaning, but no implementation yet.
 
     Taking them and doing nothing would leave the user with a result they did not ask for.
     """
-    if precision != "exact":
-        raise OptionsError(f"precision={precision!r}: this version supports only precision='exact'")
     if budget is not None:
         raise OptionsError(f"budget={budget!r}: this version supports only budget=None")
 

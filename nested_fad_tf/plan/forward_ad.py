@@ -3,7 +3,8 @@
 Every region of element-wise backward ops is replaced by multiplications with its derivatives, which
 the forward pass computes and keeps in place of the values they are computed from, wherever that
 keeps no more than TensorFlow does. Nothing is recomputed, but what is spread from smaller values
-(plan/spread.py) is spread again.
+(plan/spread.py) is spread again. With a lossy precision derivatives are kept in a narrower format
+(plan/narrow.py).
 """
 
 from __future__ import annotations
@@ -11,17 +12,22 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 
+import tensorflow as tf
+
 from nested_fad_tf.graph.nodes import Node, Value
-from nested_fad_tf.ops.expr import Const, Expr, Leaf, is_const, leaves, masks
+from nested_fad_tf.ops.expr import Const, Expr, Leaf, is_const, masks
 from nested_fad_tf.options import Options
 from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.chains import find_chains
 from nested_fad_tf.plan.factor import Region, find_regions
 from nested_fad_tf.plan.groups import grouped, unchanged
 from nested_fad_tf.plan.lower import Lowering, NotLowerableError, broadcast_shape
+from nested_fad_tf.plan.narrow import Narrowing, Shelf, Stored
 from nested_fad_tf.plan.plan import NOTHING_GAINED, Decision, Keep, Plan, nothing, worthwhile
+from nested_fad_tf.plan.prompt import Prompt
 from nested_fad_tf.plan.rewrite import Rewrite, RewriteBuilder
 from nested_fad_tf.plan.shapes import fold_shapes
+from nested_fad_tf.plan.sources import values_of
 from nested_fad_tf.plan.spread import find_spread, redirect_readers, spread_again
 
 _DERIVATIVE = "a chain's derivative: the backward pass is one multiplication with it"
@@ -32,7 +38,7 @@ _COMPILED = "jit_compile=True: the compiler moves derivatives back into the back
 @dataclasses.dataclass(frozen=True)
 class _Attempt:
     rewrite: Rewrite
-    derivatives: tuple[Value, ...]
+    derivatives: tuple[Keep, ...]
     replaced: frozenset[int]  # ids of backward nodes
     spread: frozenset[int]  # ids of values that are kept as what they are spread from
 
@@ -51,8 +57,9 @@ def plan(candidates: Candidates, options: Options) -> Plan:
     if candidates.view.compiled:
         return nothing(candidates, options.strategy, before, _COMPILED)
     spread = find_spread(candidates)
-    chosen = _choose(candidates, find_regions(candidates), spread)
-    attempt = _rewrite(candidates, chosen, spread)
+    narrowing = Narrowing(candidates, options)
+    chosen = _choose(candidates, find_regions(candidates), spread, narrowing)
+    attempt = _rewrite(candidates, chosen, spread, narrowing)
     if not attempt.rewrite:
         return nothing(candidates, options.strategy, before)
     rewrite, after = grouped(candidates, attempt.rewrite, options)
@@ -64,8 +71,9 @@ def plan(candidates: Candidates, options: Options) -> Plan:
         if root not in attempt.spread
         and any(node.id not in attempt.replaced for node, _ in readers)
     ]
-    kept = tuple(Keep(v, _DERIVATIVE) for v in attempt.derivatives)
-    kept += tuple(Keep(v, _AS_TODAY) for v in still)
+    derivatives = {keep.value.id for keep in attempt.derivatives}
+    kept = attempt.derivatives
+    kept += tuple(Keep(v, _AS_TODAY) for v in still if v.id not in derivatives)
     return Plan(
         options.strategy,
         rewrite,
@@ -77,7 +85,12 @@ def plan(candidates: Candidates, options: Options) -> Plan:
     )
 
 
-def _choose(candidates: Candidates, regions: list[Region], spread: frozenset[int]) -> list[Region]:
+def _choose(
+    candidates: Candidates,
+    regions: list[Region],
+    spread: frozenset[int],
+    narrowing: Narrowing,
+) -> list[Region]:
     """The regions whose derivatives take no more than what they replace.
 
     A value that somebody else reads in the backward pass is kept anyway, so a region frees only
@@ -92,47 +105,52 @@ def _choose(candidates: Candidates, regions: list[Region], spread: frozenset[int
         )
         own = {root for root, count in reads.items() if readers[root] == count} - spread
         spared = sum(candidates.view.values[root].nbytes for root in own)
-        if spared and _bytes_of(candidates, region, own) <= spared:
+        if spared and _bytes_of(candidates, region, own, narrowing) <= spared:
             chosen.append(region)
             readers.subtract(reads)
     return chosen
 
 
-def _bytes_of(candidates: Candidates, region: Region, own: set[int]) -> int:
+def _bytes_of(candidates: Candidates, region: Region, own: set[int], narrowing: Narrowing) -> int:
     """What keeping a region's derivatives takes beyond what is kept anyway."""
     total = 0
+    dtype = _dtype(region)
     for derivative in {d for row in region.derivatives.values() for d in row.values()}:
         if isinstance(derivative, Const):
             continue
-        if isinstance(derivative, Leaf):
+        if isinstance(derivative, Leaf) and narrowing.format_of(derivative, dtype) is None:
             assert isinstance(derivative.key, Value)
             root = derivative.key.storage
             kept_anyway = root.id not in own or candidates.free[root.id]
             total += 0 if kept_anyway else root.nbytes
         else:
-            total += _size(derivative)
+            total += narrowing.nbytes(derivative, dtype)
     return total
 
 
-def _size(derivative: Expr) -> int:
-    """Bytes of a derivative: the largest of what it is computed from, as it broadcasts."""
-    values = _reads(derivative)
-    wide = max(v.dtype.size for v in values)
-    elements = max(v.nbytes // v.dtype.size for v in values)
-    return elements * wide
-
-
-def _rewrite(candidates: Candidates, regions: list[Region], spread: frozenset[int]) -> _Attempt:
+def _rewrite(
+    candidates: Candidates,
+    regions: list[Region],
+    spread: frozenset[int],
+    narrowing: Narrowing,
+) -> _Attempt:
     builder = RewriteBuilder(candidates.view)
-    derivatives: dict[int, Value] = {}
+    prompt = Prompt(candidates, builder)
+    derivatives: dict[int, Keep] = {}
     replaced: set[int] = set()
     for region in regions:
+        shelf = Shelf(builder, _origin(region))
         try:
-            made = _replace(candidates, region, spread, builder)
+            made = _replace(candidates, region, spread, narrowing, shelf, builder)
             _release(candidates, region, builder)
         except NotLowerableError:
             continue
-        derivatives.update({v.id: v for v in made})
+        derivatives.update({v.id: Keep(v, _DERIVATIVE) for v in made})
+        for stored in shelf.stored.values():
+            derivatives[stored.parts[0].id] = _keep(stored)
+            source = narrowing.latest_source(stored.derivative)
+            assert source is not None
+            prompt.pack_early(source, stored.parts[0].node)
         replaced.update(node.id for node in region.nodes)
     spread = redirect_readers(candidates, spread, frozenset(replaced), builder)
     if replaced or spread:
@@ -142,13 +160,18 @@ def _rewrite(candidates: Candidates, regions: list[Region], spread: frozenset[in
 
 
 def _replace(
-    candidates: Candidates, region: Region, spread: frozenset[int], builder: RewriteBuilder
+    candidates: Candidates,
+    region: Region,
+    spread: frozenset[int],
+    narrowing: Narrowing,
+    shelf: Shelf,
+    builder: RewriteBuilder,
 ) -> list[Value]:
-    """Replaces a region by products; gives the derivatives that are kept."""
+    """Replaces a region by products; gives the derivatives that are kept as they are."""
     made: dict[int, Value] = {}
     results: dict[Value, Value] = {}
     members = {node.id for node in region.nodes}
-    forward = Lowering(builder, region.nodes[0].outputs[0].dtype, _origin(region), "/derivative")
+    forward = Lowering(builder, _dtype(region), _origin(region), "/derivative")
     for out, row in region.derivatives.items():
         terms = []
         for cotangent, derivative in row.items():
@@ -156,10 +179,14 @@ def _replace(
                 terms.append(cotangent)
                 continue
             factor = forward.lower(derivative)
+            format = narrowing.format_of(derivative, _dtype(region))
             if factor.id in spread:
                 factor = spread_again(builder, factor, cotangent)
-            elif not isinstance(derivative, Const | Leaf):
-                made[factor.id] = factor
+            elif format is not None:
+                shelf.put(derivative, factor, format)
+                factor = shelf.take(factor, cotangent)
+            elif _is_kept(candidates, narrowing, derivative):
+                made[factor.storage.id] = factor.storage
             times = "MulNoNan" if masks(derivative) else "Mul"
             terms.append(_binary(builder, times, cotangent, factor, out.node))
         if not terms:
@@ -176,9 +203,30 @@ def _replace(
     return list(made.values())
 
 
+def _is_kept(candidates: Candidates, narrowing: Narrowing, derivative: Expr) -> bool:
+    """Whether a derivative is a buffer of its own that lives on into the backward pass."""
+    if isinstance(derivative, Leaf):
+        assert isinstance(derivative.key, Value)
+        early = narrowing.latest_source(derivative) is not None
+        return early and not candidates.is_free(derivative.key)
+    return not isinstance(derivative, Const)
+
+
+def _keep(stored: Stored) -> Keep:
+    name = stored.format.name
+    return Keep(
+        stored.parts[0],
+        f"{_DERIVATIVE} (kept as {name}, lossy)",
+        narrow=name,
+        beside=stored.parts[1:],
+    )
+
+
 def _release(candidates: Candidates, region: Region, builder: RewriteBuilder) -> None:
     """Lets everything that a region's derivatives are computed from run in the forward pass."""
-    stack = [v.node for row in region.derivatives.values() for d in row.values() for v in _reads(d)]
+    stack = [
+        v.node for row in region.derivatives.values() for d in row.values() for v in values_of(d)
+    ]
     seen: set[int] = set()
     while stack:
         node = stack.pop()
@@ -190,8 +238,9 @@ def _release(candidates: Candidates, region: Region, builder: RewriteBuilder) ->
         stack.extend(v.node for v in node.inputs)
 
 
-def _reads(derivative: Expr) -> list[Value]:
-    return [v for v in leaves(derivative) if isinstance(v, Value)]
+def _dtype(region: Region) -> tf.DType:
+    """The dtype of a region's arithmetic."""
+    return region.nodes[0].outputs[0].dtype
 
 
 def _origin(region: Region) -> Node:
