@@ -107,14 +107,15 @@ class Narrowing:
             elements = size_in_bytes(dtype, shape, nominal) // dtype.size
         return Extent(dtype, shape, elements, nominal)
 
-    def latest_source(self, derivative: Expr) -> Node | None:
+    def latest_source(self, derivative: Expr) -> int | None:
         """The last op of the forward pass that a derivative waits for: see `sources`.
 
         Args:
             derivative: An expression over forward values.
 
         Returns:
-            The op; `None` if the derivative can't be computed in the forward pass.
+            Its node id, -1 if there is none; `None` if the derivative can't be computed in the
+            forward pass.
         """
         return latest_source(self._candidates, self._factors, derivative)
 

@@ -33,11 +33,12 @@ class Prompt:
         self._builder = builder
         self._gates: dict[tuple[int, int], Node] = {}  # by node id and input: the identity
 
-    def pack_early(self, source: Node, packed: Node) -> None:
+    def pack_early(self, source: int, packed: Node) -> None:
         """Lets what follows an element-wise chain wait.
 
         Args:
-            source: The latest op of the forward pass that a derivative is computed from.
+            source: Node id of the latest op of the forward pass that a derivative is computed from;
+                -1 if there is none, and nobody need wait.
             packed: The op that packs the derivative.
         """
         for reader, index in self._next_layer(source):
@@ -55,15 +56,15 @@ class Prompt:
                 self._gates[reader.id, index] = gate
             self._gates[reader.id, index].controls.append(packed)
 
-    def _next_layer(self, source: Node) -> list[tuple[Node, int]]:
+    def _next_layer(self, source: int) -> list[tuple[Node, int]]:
         """The first ops after a chain that aren't element-wise, and which input leads to them.
 
         An element-wise op that also reads what is computed after the source, such as the sum with a
         later layer's result, belongs to a later chain.
         """
         found = []
-        inside = {source.id}
-        pending = [source.id]
+        inside = {source}
+        pending = [source] if source >= 0 else []
         nodes = self._candidates.view.nodes
         while pending:
             node = nodes[heapq.heappop(pending)]
@@ -89,8 +90,8 @@ class Prompt:
             and reader.op_type not in parts.TABLE
         ]
 
-    def _continues(self, node: Node, source: Node, inside: set[int]) -> bool:
+    def _continues(self, node: Node, source: int, inside: set[int]) -> bool:
         return all(
-            v.node.id <= source.id or v.node.id in inside or self._candidates.is_free(v)
+            v.node.id <= source or v.node.id in inside or self._candidates.is_free(v)
             for v in node.inputs
         )

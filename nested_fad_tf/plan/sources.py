@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nested_fad_tf.graph.nodes import Node, Value
+from nested_fad_tf.graph.nodes import Value
 from nested_fad_tf.graph.roles import Role
 from nested_fad_tf.ops import elementwise, views
 from nested_fad_tf.ops.expr import Expr, leaves
@@ -48,7 +48,7 @@ def find_factors(candidates: Candidates) -> list[bool]:
     return factors
 
 
-def latest_source(candidates: Candidates, factors: list[bool], derivative: Expr) -> Node | None:
+def latest_source(candidates: Candidates, factors: list[bool], derivative: Expr) -> int | None:
     """The last op of the forward pass that a derivative waits for.
 
     Args:
@@ -57,10 +57,10 @@ def latest_source(candidates: Candidates, factors: list[bool], derivative: Expr)
         derivative: An expression over values that no cotangent goes into.
 
     Returns:
-        The op; `None` if the derivative can't be computed in the forward pass, since more than the
-        derivative factors in it are tied to a cotangent.
+        Its node id, -1 if there is none; `None` if the derivative can't be computed in the forward
+        pass, since more than the derivative factors in it are tied to a cotangent.
     """
-    latest: Node | None = None
+    latest = -1
     stack = [v.node for v in values_of(derivative)]
     seen: set[int] = set()
     while stack:
@@ -68,10 +68,12 @@ def latest_source(candidates: Candidates, factors: list[bool], derivative: Expr)
         if node.id in seen:
             continue
         seen.add(node.id)
+        if not node.inputs and not node.controls:
+            continue  # constants: those of derivative factors come late in the graph
         late, forward = candidates.late[node.id], candidates.roles.of(node) is Role.FORWARD
         if forward and not late and not factors[node.id]:
             # What this one waits for comes before it.
-            latest = node if latest is None or node.id > latest.id else latest
+            latest = max(latest, node.id)
             continue
         if not late:
             stack.extend(node.controls)
