@@ -22,7 +22,7 @@ from nested_fad_tf.plan.chains import find_chains
 from nested_fad_tf.plan.factor import Region, find_regions
 from nested_fad_tf.plan.groups import grouped, unchanged
 from nested_fad_tf.plan.lower import Lowering, NotLowerableError, broadcast_shape
-from nested_fad_tf.plan.narrow import Narrowing, Shelf, Stored
+from nested_fad_tf.plan.narrow import Narrowing, Shelf, narrow_note
 from nested_fad_tf.plan.plan import NOTHING_GAINED, Decision, Keep, Plan, nothing, worthwhile
 from nested_fad_tf.plan.prompt import Prompt
 from nested_fad_tf.plan.rewrite import Rewrite, RewriteBuilder
@@ -82,6 +82,7 @@ def plan(candidates: Candidates, options: Options) -> Plan:
         _decisions(candidates, still),
         before,
         after,
+        note=narrow_note(attempt.derivatives, options.precision),
     )
 
 
@@ -147,7 +148,8 @@ def _rewrite(
             continue
         derivatives.update({v.id: Keep(v, _DERIVATIVE) for v in made})
         for stored in shelf.stored.values():
-            derivatives[stored.parts[0].id] = _keep(stored)
+            keep = stored.keep(_DERIVATIVE)
+            derivatives[keep.value.id] = keep
             source = narrowing.latest_source(stored.derivative)
             assert source is not None
             prompt.pack_early(source, stored.parts[0].node)
@@ -212,16 +214,6 @@ def _is_kept(candidates: Candidates, narrowing: Narrowing, derivative: Expr) -> 
     return not isinstance(derivative, Const)
 
 
-def _keep(stored: Stored) -> Keep:
-    name = stored.format.name
-    return Keep(
-        stored.parts[0],
-        f"{_DERIVATIVE} (kept as {name}, lossy)",
-        narrow=name,
-        beside=stored.parts[1:],
-    )
-
-
 def _release(candidates: Candidates, region: Region, builder: RewriteBuilder) -> None:
     """Lets everything that a region's derivatives are computed from run in the forward pass."""
     stack = [
@@ -255,10 +247,13 @@ def _binary(builder: RewriteBuilder, op_type: str, a: Value, b: Value, origin: N
 
 def _decisions(candidates: Candidates, still: list[Value]) -> tuple[Decision, ...]:
     kept_ids = {v.id for v in still}
+    spared = [v for v in candidates.kept_today if v.id not in kept_ids]
+    # A factor that nothing but the backward pass is for belongs to no chain: to that it reads from.
+    touched = {v.id for v in spared} | {i.storage.id for v in spared for i in v.node.inputs}
     decisions = []
     for chain in find_chains(candidates):
         kept = tuple(v for v in chain.kept_today if v.id in kept_ids)
-        if len(kept) < len(chain.kept_today):
+        if len(kept) < len(chain.kept_today) or any(v.id in touched for v in chain.inputs):
             decisions.append(
                 Decision(chain, "keep derivatives", kept, "derivatives take no more bytes")
             )

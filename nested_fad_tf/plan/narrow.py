@@ -7,6 +7,8 @@ forward pass never reads them, so that outputs and the loss are what they were.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
+from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -18,6 +20,7 @@ from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.formats import format_of
 from nested_fad_tf.plan.lower import broadcast
 from nested_fad_tf.plan.maker import NodeMaker
+from nested_fad_tf.plan.plan import Keep
 from nested_fad_tf.plan.rewrite import RewriteBuilder
 from nested_fad_tf.plan.sources import find_factors, latest_source, values_of
 from nested_fad_tf.plan.storage import Extent, Format
@@ -38,6 +41,19 @@ class Stored:
     value: Value
     format: Format
     parts: tuple[Value, ...]
+
+    def keep(self, why: str) -> Keep:
+        """What is kept, as the plan lists it.
+
+        Args:
+            why: Why.
+
+        Returns:
+            An entry of the plan.
+        """
+        name = self.format.name
+        largest, *rest = self.parts
+        return Keep(largest, f"{why} (kept as {name}, lossy)", narrow=name, beside=tuple(rest))
 
 
 class Narrowing:
@@ -172,3 +188,21 @@ class Shelf:
             stored = self.stored[value.id]
             self._taken[key] = stored.format.unpack(make, stored.parts, value)
         return self._taken[key]
+
+
+def narrow_note(derivatives: Sequence[Keep], precision: str) -> str:
+    """Says how derivatives are kept.
+
+    Args:
+        derivatives: All that are kept.
+        precision: As in the options.
+
+    Returns:
+        The formats and how many derivatives are in each; empty if the precision is "exact".
+    """
+    if precision == "exact":
+        return ""
+    formats = Counter(keep.format for keep in derivatives)
+    lossy = any(keep.narrow for keep in derivatives)
+    counts = ", ".join(f"{count} {name}" for name, count in formats.items()) or "none"
+    return f"derivatives kept: {counts}" + (" (gradients are approximate)" if lossy else "")

@@ -10,7 +10,7 @@ Rounding at random would be unbiased with fresh random numbers in each step, whi
 come out of the program's own; and its errors are larger by a factor of 1.4.
 
 If a number of a row isn't finite then neither is the row's scale, and nothing finite comes back of
-the whole row.
+the whole row. What lies within half a step of the dtype's largest number may come back infinite.
 
 Several codes go into a byte: the last axis is cut into as many pieces, which lie over each other.
 Unlike neighbours, pieces need no reshaping, so that it works for whatever dimensions are unknown.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,8 @@ class Kept:
         dtype: Name of the dtype.
         bytes: What keeping it takes; unknown dimensions at the report's nominal size.
         why: Why it is kept.
+        format: How it is kept: "exact"; "bits", eight booleans to a byte and exact, too; or a lossy
+            format, as in `Options.precision`.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Kept:
     dtype: str
     bytes: int
     why: str
+    format: str = "exact"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +120,7 @@ class Report:
         timeline_after: The same as the function runs now.
         entry_points: For a SavedModel: the functions that programs call, what keeps most first.
             What this report says is kept is of the first one.
+        note: What a lossy precision came to; empty if the precision is "exact".
     """
 
     function_name: str
@@ -138,6 +143,7 @@ class Report:
     timeline_before: Timeline | None = None
     timeline_after: Timeline | None = None
     entry_points: tuple[EntryPoint, ...] = ()
+    note: str = ""
 
     def summary(self, print_fn: Callable[[str], Any] = print, detailed: bool = False) -> None:
         """Prints the report, at most 100 columns wide.
@@ -154,6 +160,8 @@ class Report:
         lines = [_clip(f"{self.function_name}: {state} (strategy {self.strategy})")]
         if self.reason:
             lines.append(_clip(f"  {self.reason}"))
+        if self.note:
+            lines += textwrap.wrap(f"  {self.note}", _WIDTH, subsequent_indent="    ")
         if self.kept_bytes_before:
             lines += self._figures()
         shown = self.kept if detailed else self.kept[:10]
