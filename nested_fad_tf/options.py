@@ -132,7 +132,8 @@ class Options:
         """Returns a named preset.
 
         Args:
-            name: One of `preset_names()`: "exact", "paper", "recompute", "low_memory", "lossy_int8".
+            name: One of `preset_names()`: "exact", "paper", "recompute", "low_memory",
+                "lossy_int8".
 
         Raises:
             OptionsError: If there is no preset of that name.

@@ -108,9 +108,8 @@ def test_dictionary_round_trip():
 
 
 def test_the_documented_presets_exist():
-    assert {"exact", "paper", "recompute", "low_memory", "lossy_int8"} <= set(
-        options_lib.preset_names()
-    )
+    documented = {"exact", "paper", "recompute", "low_memory", "lossy_int8"}
+    assert documented <= set(options_lib.preset_names())
 
 
 @pytest.mark.parametrize("name", options_lib.preset_names())

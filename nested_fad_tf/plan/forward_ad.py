@@ -12,8 +12,6 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 
-import tensorflow as tf
-
 from nested_fad_tf.graph.nodes import Node, Value
 from nested_fad_tf.ops.expr import Const, Expr, Leaf, is_const, masks
 from nested_fad_tf.options import Options
@@ -29,6 +27,7 @@ from nested_fad_tf.plan.rewrite import Rewrite, RewriteBuilder
 from nested_fad_tf.plan.shapes import fold_shapes
 from nested_fad_tf.plan.sources import values_of
 from nested_fad_tf.plan.spread import find_spread, redirect_readers, spread_again
+from nested_fad_tf.plan.wiring import Wiring
 
 _DERIVATIVE = "a chain's derivative: the backward pass is one multiplication with it"
 _AS_TODAY = "read by the backward pass"
@@ -71,9 +70,10 @@ def plan(candidates: Candidates, options: Options) -> Plan:
         if root not in attempt.spread
         and any(node.id not in attempt.replaced for node, _ in readers)
     ]
-    derivatives = {keep.value.id for keep in attempt.derivatives}
-    kept = attempt.derivatives
-    kept += tuple(Keep(v, _AS_TODAY) for v in still if v.id not in derivatives)
+    read = _read_late(candidates, rewrite)
+    derivatives = tuple(k for k in attempt.derivatives if k.value.id in read)
+    kept = derivatives
+    kept += tuple(Keep(v, _AS_TODAY) for v in still if all(k.value is not v for k in derivatives))
     return Plan(
         options.strategy,
         rewrite,
@@ -82,7 +82,7 @@ def plan(candidates: Candidates, options: Options) -> Plan:
         _decisions(candidates, still),
         before,
         after,
-        note=narrow_note(attempt.derivatives, options.precision),
+        note=narrow_note(derivatives, options.precision),
     )
 
 
@@ -115,17 +115,17 @@ def _choose(
 def _bytes_of(candidates: Candidates, region: Region, own: set[int], narrowing: Narrowing) -> int:
     """What keeping a region's derivatives takes beyond what is kept anyway."""
     total = 0
-    dtype = _dtype(region)
+    formats = narrowing.formats(region)
     for derivative in {d for row in region.derivatives.values() for d in row.values()}:
         if isinstance(derivative, Const):
             continue
-        if isinstance(derivative, Leaf) and narrowing.format_of(derivative, dtype) is None:
+        if isinstance(derivative, Leaf) and derivative not in formats:
             assert isinstance(derivative.key, Value)
             root = derivative.key.storage
             kept_anyway = root.id not in own or candidates.free[root.id]
             total += 0 if kept_anyway else root.nbytes
         else:
-            total += narrowing.nbytes(derivative, dtype)
+            total += narrowing.nbytes(derivative, region.dtype, formats.get(derivative))
     return total
 
 
@@ -173,7 +173,8 @@ def _replace(
     made: dict[int, Value] = {}
     results: dict[Value, Value] = {}
     members = {node.id for node in region.nodes}
-    forward = Lowering(builder, _dtype(region), _origin(region), "/derivative")
+    formats = narrowing.formats(region)
+    forward = Lowering(builder, region.dtype, _origin(region), "/derivative")
     for out, row in region.derivatives.items():
         terms = []
         for cotangent, derivative in row.items():
@@ -181,7 +182,7 @@ def _replace(
                 terms.append(cotangent)
                 continue
             factor = forward.lower(derivative)
-            format = narrowing.format_of(derivative, _dtype(region))
+            format = formats.get(derivative)
             if factor.id in spread:
                 factor = spread_again(builder, factor, cotangent)
             elif format is not None:
@@ -214,6 +215,23 @@ def _is_kept(candidates: Candidates, narrowing: Narrowing, derivative: Expr) -> 
     return not isinstance(derivative, Const)
 
 
+def _read_late(candidates: Candidates, rewrite: Rewrite) -> set[int]:
+    """Ids of the buffers that what the rewrite adds to the backward pass reads.
+
+    An output of a region that is read for its shape alone, or not at all once that is known, needs
+    no derivative.
+    """
+    wiring = Wiring(candidates.view, rewrite)
+    late = [*candidates.roles.cotangent, *[False] * len(rewrite.nodes)]
+    read: set[int] = set()
+    for node in rewrite.nodes:
+        before = [*(v.node for v in node.inputs), *node.controls]
+        late[node.id] = any(late[other.id] for other in before)
+        if late[node.id] and wiring.live[node.id]:
+            read.update(v.storage.id for v in node.inputs)
+    return read
+
+
 def _release(candidates: Candidates, region: Region, builder: RewriteBuilder) -> None:
     """Lets everything that a region's derivatives are computed from run in the forward pass."""
     stack = [
@@ -228,11 +246,6 @@ def _release(candidates: Candidates, region: Region, builder: RewriteBuilder) ->
         if candidates.is_tied_factor(node):
             builder.release(node)
         stack.extend(v.node for v in node.inputs)
-
-
-def _dtype(region: Region) -> tf.DType:
-    """The dtype of a region's arithmetic."""
-    return region.nodes[0].outputs[0].dtype
 
 
 def _origin(region: Region) -> Node:

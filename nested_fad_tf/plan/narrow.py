@@ -17,12 +17,13 @@ from nested_fad_tf.graph.sizes import size_in_bytes
 from nested_fad_tf.ops.expr import Const, Expr, Leaf
 from nested_fad_tf.options import Options
 from nested_fad_tf.plan.candidates import Candidates
+from nested_fad_tf.plan.factor import Region
 from nested_fad_tf.plan.formats import format_of
 from nested_fad_tf.plan.lower import broadcast
 from nested_fad_tf.plan.maker import NodeMaker
 from nested_fad_tf.plan.plan import Keep
 from nested_fad_tf.plan.rewrite import RewriteBuilder
-from nested_fad_tf.plan.sources import find_factors, latest_source, values_of
+from nested_fad_tf.plan.sources import find_awaited, find_factors, latest_source, values_of
 from nested_fad_tf.plan.storage import Extent, Format
 
 
@@ -68,9 +69,27 @@ class Narrowing:
         self._candidates = candidates
         self._options = options
         self._factors = find_factors(candidates)
+        self._awaited = find_awaited(candidates)
+
+    def formats(self, region: Region) -> dict[Expr, Format]:
+        """The formats that the derivatives of a region are stored in.
+
+        A cotangent that is made of the seed alone is there as soon as the forward pass is through:
+        what it is multiplied with is kept for no time, and rounding it would spoil all gradients.
+
+        Args:
+            region: A region of the backward pass.
+
+        Returns:
+            For each derivative that is stored with a loss its format.
+        """
+        pairs = [pair for row in region.derivatives.values() for pair in row.items()]
+        at_once = {d for cotangent, d in pairs if not self._awaited[cotangent.node.id]}
+        found = {d: self.format_of(d, region.dtype) for _, d in pairs if d not in at_once}
+        return {d: format for d, format in found.items() if format is not None}
 
     def format_of(self, derivative: Expr, dtype: tf.DType) -> Format | None:
-        """The format that a derivative is stored in.
+        """The format that a derivative is stored in, if it has to be kept.
 
         Args:
             derivative: An expression over forward values.
@@ -90,18 +109,18 @@ class Narrowing:
             return None
         return format_of(self._options.precision, extent)
 
-    def nbytes(self, derivative: Expr, dtype: tf.DType) -> int:
+    def nbytes(self, derivative: Expr, dtype: tf.DType, format: Format | None) -> int:
         """What keeping a derivative takes.
 
         Args:
             derivative: An expression over forward values, no number.
             dtype: Of its arithmetic.
+            format: The format that it is stored in, `None` if it is kept as it is.
 
         Returns:
             The bytes.
         """
         extent = self.extent(derivative, dtype)
-        format = self.format_of(derivative, dtype)
         stored = None if format is None else format.stored_bytes(extent)
         return extent.nbytes if stored is None else stored
 

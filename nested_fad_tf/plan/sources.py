@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nested_fad_tf.graph.nodes import Value
+from nested_fad_tf.graph.nodes import Node, Value
 from nested_fad_tf.graph.roles import Role
 from nested_fad_tf.ops import elementwise, views
 from nested_fad_tf.ops.expr import Expr, leaves
@@ -46,6 +46,32 @@ def find_factors(candidates: Candidates) -> list[bool]:
             cotangent[r.id] or factors[r.id] for r in readers if view.live[r.id]
         )
     return factors
+
+
+def find_awaited(candidates: Candidates) -> list[bool]:
+    """Finds the cotangents that there is something to wait for.
+
+    Args:
+        candidates: The graph, with its roles.
+
+    Returns:
+        Per node id, whether it is a cotangent op that depends on something large of the forward
+        pass or on a matrix product or the like, rather than on numbers and the seed spread out.
+    """
+    view, cotangent = candidates.view, candidates.roles.cotangent
+    awaited = [False] * len(view.nodes)
+    for node in view.nodes:
+        if cotangent[node.id] and node.op_type not in views.SHAPE_ONLY:
+            awaited[node.id] = not _spreads_or_scales(node) or any(
+                awaited[v.node.id] if cotangent[v.node.id] else not candidates.is_free(v)
+                for v in node.inputs
+            )
+    return awaited
+
+
+def _spreads_or_scales(node: Node) -> bool:
+    by_element = node.op_type in elementwise.TABLE or node.op_type in views.ALIASES
+    return by_element or node.op_type in views.LAYOUT or not node.inputs
 
 
 def latest_source(candidates: Candidates, factors: list[bool], derivative: Expr) -> int | None:
