@@ -67,6 +67,7 @@ class Plan:
         before: Simulated lifetimes without the rewrite.
         after: Simulated lifetimes with it; the peak is never above `before`'s.
         reason: Why nothing is done; empty if something is.
+        note: What came of the budget; empty if there is none, or nothing was to be done for it.
     """
 
     strategy: str
@@ -77,6 +78,7 @@ class Plan:
     before: Lifetimes
     after: Lifetimes
     reason: str = ""
+    note: str = ""
 
 
 def worthwhile(before: Lifetimes, after: Lifetimes) -> bool:
@@ -93,7 +95,12 @@ def worthwhile(before: Lifetimes, after: Lifetimes) -> bool:
 
 
 def nothing(
-    candidates: Candidates, strategy: str, before: Lifetimes, reason: str = NOTHING_GAINED
+    candidates: Candidates,
+    strategy: str,
+    before: Lifetimes,
+    reason: str = NOTHING_GAINED,
+    *,
+    note: str = "",
 ) -> Plan:
     """The plan that leaves everything as it is.
 
@@ -102,6 +109,7 @@ def nothing(
         strategy: The strategy that found nothing to gain.
         before: Lifetimes without a rewrite.
         reason: Why nothing is done.
+        note: What came of the budget.
 
     Returns:
         The plan.
@@ -110,4 +118,4 @@ def nothing(
     decisions = tuple(
         Decision(c, "left alone", c.kept_today, reason) for c in find_chains(candidates)
     )
-    return Plan(strategy, Rewrite(), kept, kept, decisions, before, before, reason)
+    return Plan(strategy, Rewrite(), kept, kept, decisions, before, before, reason, note)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -116,6 +117,7 @@ class Report:
         timeline_after: The same as the function runs now.
         entry_points: For a SavedModel: the functions that programs call, what keeps most first.
             What this report says is kept is of the first one.
+        note: What came of `Options.budget`; empty if there is none.
     """
 
     function_name: str
@@ -138,6 +140,7 @@ class Report:
     timeline_before: Timeline | None = None
     timeline_after: Timeline | None = None
     entry_points: tuple[EntryPoint, ...] = ()
+    note: str = ""
 
     def summary(self, print_fn: Callable[[str], Any] = print, detailed: bool = False) -> None:
         """Prints the report, at most 100 columns wide.
@@ -154,6 +157,7 @@ class Report:
         lines = [_clip(f"{self.function_name}: {state} (strategy {self.strategy})")]
         if self.reason:
             lines.append(_clip(f"  {self.reason}"))
+        lines += textwrap.wrap(self.note, _WIDTH, initial_indent="  ", subsequent_indent="    ")
         if self.kept_bytes_before:
             lines += self._figures()
         shown = self.kept if detailed else self.kept[:10]
