@@ -8,6 +8,7 @@ import importlib.resources
 import math
 import numbers
 import pathlib
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from importlib.resources.abc import Traversable
@@ -20,6 +21,9 @@ Fuse = Literal["auto", "xla", "ops"]
 Precision = Literal["exact", "bfloat16", "int8", "int4", "int2"]
 OnError = Literal["fallback", "raise"]
 
+_BUDGETS = (
+    'None, bytes, a text such as "6GiB" or "800MB", or a fraction of the peak between 0 and 1'
+)
 _PRESETS_PACKAGE = "nested_fad_tf.configs"
 _TABLE = "options"
 
@@ -46,8 +50,13 @@ class Options:
             plain operations, "auto" compiles the groups that are worth a compilation.
         precision: How kept derivatives are stored. With "exact" nothing is lossy; with "bfloat16",
             "int8", "int4" and "int2" they are rounded: what the step returns is the same but for
-            its gradients, which are approximate. Nothing but derivatives is stored so.
-        budget: What the predicted peak has to fit into. This version implements None only.
+            its gradients, which are approximate. Nothing but derivatives is stored so. A strategy
+            "auto" takes the exact plan where that needs less, or is within the budget.
+        budget: What the predicted peak of a step, above what lived before it, has to fit into:
+            bytes, a text such as "6GiB" or "800 MB", or a fraction, above 0 and below 1, of the
+            peak without the pass. Beyond element-wise ops, as many matrix products, convolutions
+            and the like are computed again as that takes; if nothing is enough, the least that was
+            found is done, with a warning. None computes no such op again.
         min_bytes: Tensors smaller than this are left alone.
         on_error: "fallback" keeps the original function when a rewrite fails, warns once and says
             why in the report; "raise" raises.
@@ -83,7 +92,28 @@ class Options:
         _check_int("nominal_size", self.nominal_size, least=1)
         _check_factor("tradeoff", self.tradeoff)
         _check_precision(self.precision, self.strategy, self.verify)
-        _check_implemented(self.budget)
+        _check_budget(self.budget, self.strategy)
+
+    def budget_bytes(self, peak: int) -> int | None:
+        """The budget of a step in bytes.
+
+        Args:
+            peak: The predicted peak of the step as it was traced, for a budget that is a fraction.
+
+        Returns:
+            The bytes; `None` without a budget.
+
+        Examples:
+            >>> nfad.Options(budget="1.5GiB").budget_bytes(peak=0)
+            1610612736
+            >>> nfad.Options(budget=0.5).budget_bytes(peak=3_000_000)
+            1500000
+        """
+        if self.budget is None:
+            return None
+        if isinstance(self.budget, str):
+            return _bytes_in(self.budget)
+        return int(self.budget * peak if self.budget < 1 else self.budget)
 
     def replace(self, **changes: Any) -> Self:
         """Returns a copy in which the named options have other values.
@@ -223,13 +253,40 @@ def _check_precision(precision: str, strategy: str, verify: bool) -> None:
         )
 
 
-def _check_implemented(budget: object) -> None:
-    """Raises for options that have their name and meaning, but no implementation yet.
+def _check_budget(budget: object, strategy: str) -> None:
+    """Raises unless the value is None or an amount of memory, and the strategy can keep to it."""
+    if budget is None:
+        return
+    if isinstance(budget, str):
+        _bytes_in(budget)
+    elif not _is_amount(budget):
+        raise OptionsError(f"budget is {budget!r}; allowed: {_BUDGETS}")
+    if strategy == "forward_ad":
+        raise OptionsError(
+            "budget with strategy 'forward_ad': it recomputes nothing; use 'auto' or 'recompute'"
+        )
 
-    Taking them and doing nothing would leave the user with a result they did not ask for.
-    """
-    if budget is not None:
-        raise OptionsError(f"budget={budget!r}: this version supports only budget=None")
+
+def _is_amount(budget: object) -> bool:
+    """Whether a number is one of bytes, or a fraction."""
+    if isinstance(budget, bool) or not isinstance(budget, numbers.Real):
+        return False
+    number = float(budget)
+    return 0 < number < 1 or (number >= 1 and number.is_integer())
+
+
+def _bytes_in(text: str) -> int:
+    """The bytes that a text such as "6GiB" stands for."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text, re.IGNORECASE)
+    number = math.ceil(float(match[1]) * _unit(match[2], binary=bool(match[3]))) if match else 0
+    if not number:
+        raise OptionsError(f"budget is {text!r}; allowed: {_BUDGETS}")
+    return number
+
+
+def _unit(prefix: str, *, binary: bool) -> int:
+    power = " kmgt".index(prefix.lower() or " ")
+    return (1024 if binary else 1000) ** power
 
 
 def _check_names(values: Iterable[str], source: str) -> None:

@@ -9,11 +9,13 @@ import sys
 import time
 
 import random_graphs
+from absl import logging
 from random_graphs import Program
 
 import nested_fad_tf as nfad
 
 STRATEGIES = ("auto", "recompute", "forward_ad")
+BUDGETS = (None, 0.5, 1)  # the last one is met by none: all that can be is computed again
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 
@@ -24,14 +26,17 @@ def main() -> int:
         0 if all results agree, else 1.
     """
     arguments = _parse()
+    logging.set_verbosity(logging.ERROR)  # budgets that aren't met are warned of
     rng = random.Random(arguments.seed)
     counts: collections.Counter[str] = collections.Counter()
     start = time.perf_counter()
     for number in range(arguments.examples):
         program = random_graphs.program(rng.getrandbits(63), DTYPES[: rng.choice([1, 1, 1, 4])])
         compiled = rng.random() < arguments.xla
+        strategy = rng.choice(STRATEGIES)
         options = nfad.Options(
-            strategy=rng.choice(STRATEGIES),
+            strategy=strategy,
+            budget=None if strategy == "forward_ad" else rng.choice(BUDGETS),
             fuse=rng.choice(("xla", "auto")) if compiled else "ops",
             min_bytes=program.min_bytes,
         )

@@ -91,10 +91,26 @@ def test_gradients_that_differ_on_purpose_are_not_verified(precision):
         Options(precision=precision).replace(verify=True)
 
 
-@pytest.mark.parametrize("budget", [1, 0.5, "6GiB"])
-def test_budgets_to_come_are_refused(budget):
-    with pytest.raises(OptionsError, match="only budget=None"):
+@pytest.mark.parametrize(
+    "budget, expected",
+    [(None, None), (1, 1), (3 << 30, 3 << 30), (0.25, 250), ("6GiB", 6 << 30), ("1.5 kb", 1500),
+     ("100", 100), ("2MB", 2_000_000), ("2 mib", 2 << 20)],
+)  # fmt: skip
+def test_budgets(budget, expected):
+    assert Options(budget=budget).budget_bytes(peak=1000) == expected
+
+
+@pytest.mark.parametrize(
+    "budget", [0, -1, 0.0, 1.5, True, "", "GiB", "-1GiB", "6 bananas", [1], float("inf")]
+)
+def test_budgets_that_are_none_are_refused(budget):
+    with pytest.raises(OptionsError, match='allowed: None, bytes, a text such as "6GiB"'):
         Options(budget=budget)
+
+
+def test_what_recomputes_nothing_takes_no_budget():
+    with pytest.raises(OptionsError, match="it recomputes nothing; use 'auto' or 'recompute'"):
+        Options(strategy="forward_ad", budget=0.5)
 
 
 def test_replace_refuses_unknown_names():

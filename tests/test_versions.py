@@ -116,6 +116,16 @@ def test_saved_models_are_refused(version, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_nothing_is_compared_and_nothing_written(version, tmp_path):
+    ran = []
+    with pytest.warns(UserWarning, match="nested_fad_tf") as caught:
+        for _ in range(2):
+            report = nfad.tensorboard.compare(ran.append, X, log_dir=tmp_path / "logs")
+            assert report.reason == versions.unsupported() and not report.changed
+    assert sum("nested_fad_tf" in str(w.message) for w in caught) == 1
+    assert not ran and not (tmp_path / "logs").exists()
+
+
 def test_nothing_private_is_needed_where_the_version_is_not_supported():
     code = """
         import warnings
@@ -126,7 +136,7 @@ def test_nothing_private_is_needed_where_the_version_is_not_supported():
         import nested_fad_tf as nfad
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            nfad.keras, nfad.saved_model, nfad.testing, nfad.measure
+            nfad.keras, nfad.saved_model, nfad.tensorboard, nfad.testing, nfad.measure
             function = nfad.function(tf.square)
             assert function(3.0).numpy() == 9.0
             with nfad.rewriting():

@@ -12,10 +12,11 @@ import tensorflow as tf
 
 from nested_fad_tf import pipeline
 from nested_fad_tf.functions import traceable
-from nested_fad_tf.graph import tracing
+from nested_fad_tf.graph import tracing, versions
 from nested_fad_tf.graph.view import GraphView
 from nested_fad_tf.options import Options
 from nested_fad_tf.report import memory, step_runs, tensorboard
+from nested_fad_tf.report.building import unchanged
 from nested_fad_tf.report.summary import Report
 
 __all__ = ["compare"]
@@ -58,13 +59,18 @@ def compare(
         **kwargs: Keyword arguments of the function.
 
     Returns:
-        The report on the rewrite.
+        The report on the rewrite. On a TensorFlow that isn't supported it says so; the function is
+        not run then, and nothing is written.
 
     Raises:
         RewriteError: If the rewrite fails and `options.on_error` is "raise".
     """
+    options = options or Options()
+    if reason := versions.warn_if_unsupported():
+        name = getattr(fn, "__name__", "function")
+        return unchanged(name, reason, options.strategy, 0, 0.0)
     python_function, args, kwargs = traceable(fn, args, kwargs)
-    step = Rewritten(python_function, args, kwargs, options or Options())
+    step = Rewritten(python_function, args, kwargs, options)
     measured = {}
     given = tf.nest.flatten((args, kwargs), expand_composites=True)
     if runs and not any(isinstance(value, tf.TypeSpec) for value in given):

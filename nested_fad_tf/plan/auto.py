@@ -7,22 +7,18 @@ again.
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Mapping
 
 from nested_fad_tf.graph.nodes import Value
 from nested_fad_tf.options import Options
-from nested_fad_tf.plan import cost
+from nested_fad_tf.plan import budget, cost
+from nested_fad_tf.plan.attempt import Attempt, attempt
 from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.chains import Chain, find_chains
 from nested_fad_tf.plan.cut import Cut, largest_output, minimum_cut
-from nested_fad_tf.plan.groups import grouped, unchanged
-from nested_fad_tf.plan.peak import Lifetimes
+from nested_fad_tf.plan.groups import unchanged
 from nested_fad_tf.plan.plan import Decision, Keep, Plan, nothing, worthwhile
-from nested_fad_tf.plan.recompute import Recomputation
-from nested_fad_tf.plan.rewrite import Rewrite, RewriteBuilder
-from nested_fad_tf.plan.shapes import fold_shapes
 from nested_fad_tf.plan.stages import Stages
 
 # How often the cut is repeated with raised prices, and by how much they rise. Each round costs one
@@ -35,62 +31,48 @@ _COPIES_EACH = 4
 _NEARLY_FREE = 0.05
 
 
-@dataclasses.dataclass(frozen=True)
-class _Attempt:
-    cut: Cut
-    rewrite: Rewrite
-    lifetimes: Lifetimes
-    seconds: float  # of recomputation, as bytes: see plan/cost.py
-
-    @property
-    def price(self) -> float:
-        """What the attempt costs in memory and time."""
-        return self.lifetimes.peak_bytes + self.seconds
-
-
 def plan(candidates: Candidates, options: Options) -> Plan:
     """Plans by minimum cut.
 
     Args:
         candidates: The buffers of the forward pass.
-        options: The strategy "recompute" lets bytes alone decide; "auto" weighs seconds too.
+        options: The strategy "recompute" lets bytes alone decide; "auto" weighs seconds too. A
+            budget lets both compute again what they otherwise never do.
 
     Returns:
         The plan; empty where the simulated peak would not fall.
     """
     before = unchanged(candidates, options)
     tradeoff = options.tradeoff if options.strategy == "auto" else _NEARLY_FREE
-    best = _best(candidates, tradeoff, options)
+    stages = Stages(candidates)
+    best, note = _best(candidates, stages, tradeoff, options), ""
+    limit = options.budget_bytes(before.peak_bytes)
+    if limit is not None and limit < before.peak_bytes:
+        best, note = budget.fit(candidates, stages, best, limit, options)
     if not best.rewrite or not worthwhile(before, best.lifetimes):
-        return nothing(candidates, options.strategy, before)
+        return nothing(candidates, options.strategy, before, note=note)
     kept_before = tuple(Keep(v, "read by the backward pass") for v in candidates.kept_today)
-    kept = tuple(_keep(candidates, value) for value in best.cut.kept)
+    kept = tuple(_keep(candidates, best.cut, value) for value in best.cut.kept)
     decisions = tuple(_decide(chain, best.cut) for chain in find_chains(candidates))
     return Plan(
-        options.strategy, best.rewrite, kept_before, kept, decisions, before, best.lifetimes
-    )
+        options.strategy, best.rewrite, kept_before, kept, decisions, before, best.lifetimes,
+        note=note,
+    )  # fmt: skip
 
 
-def _best(candidates: Candidates, tradeoff: float, options: Options) -> _Attempt:
-    stages = Stages(candidates)
+def _best(candidates: Candidates, stages: Stages, tradeoff: float, options: Options) -> Attempt:
     surcharge: dict[int, float] = {}
     times: dict[int, int] = {}
-    best: _Attempt | None = None
+    best: Attempt | None = None
     for _ in range(_ROUNDS):
         cut, copies = _affordable_cut(candidates, stages, tradeoff, surcharge, times)
         if best is not None and cut == best.cut:
             break
-        recomputation = Recomputation(stages, cut, RewriteBuilder(candidates.view))
-        recomputation.redirect_readers()
-        _release(candidates, cut, recomputation.builder)
-        if copies:
-            fold_shapes(candidates, recomputation.builder)
-        rewrite, lifetimes = grouped(candidates, recomputation.builder.build(), options)
         seconds = tradeoff * _recomputation_price(candidates, copies)
-        attempt = _Attempt(cut, rewrite, lifetimes, seconds)
-        if best is None or attempt.price < best.price:
-            best = attempt
-        alive = {v.id for v in attempt.lifetimes.live_at_peak}
+        tried = attempt(candidates, stages, cut, seconds, options)
+        if best is None or tried.price < best.price:
+            best = tried
+        alive = {v.id for v in tried.lifetimes.live_at_peak}
         for value in cut.kept:
             if value.id in alive:
                 surcharge[value.id] = surcharge.get(value.id, 1.0) * _RAISE
@@ -126,13 +108,6 @@ def _raise_times(times: dict[int, int], copies: Mapping[int, int]) -> None:
         times[node_id] = max(count, times.get(node_id, 1))
 
 
-def _release(candidates: Candidates, cut: Cut, builder: RewriteBuilder) -> None:
-    """Lets what is kept, and not recomputed, be computed in the forward pass."""
-    for node in candidates.view.nodes:
-        if node.id not in cut.recomputed and candidates.is_tied_factor(node):
-            builder.release(node)
-
-
 def _recomputation_price(candidates: Candidates, times: Mapping[int, int]) -> float:
     nodes = candidates.view.nodes
     return sum(
@@ -141,10 +116,12 @@ def _recomputation_price(candidates: Candidates, times: Mapping[int, int]) -> fl
     )
 
 
-def _keep(candidates: Candidates, value: Value) -> Keep:
+def _keep(candidates: Candidates, cut: Cut, value: Value) -> Keep:
     packed = cost.packs(value)
     ban = candidates.bans.get(value.node.id)
-    if ban is not None:
+    if cut.spans and ban is not None and cost.lasting_ban(candidates.view, value.node) is None:
+        why = "a checkpoint: the budget allows for keeping it, or more is computed from it"
+    elif ban is not None:
         why = ban
     elif value.id in candidates.needed:
         why = "the backward pass reads it, and it costs no more than what it is computed from"
@@ -156,7 +133,8 @@ def _keep(candidates: Candidates, value: Value) -> Keep:
 def _decide(chain: Chain, cut: Cut) -> Decision:
     own = {node.id for node in chain.nodes}
     kept = tuple(v for v in cut.kept if v.node.id in own)
-    again = sum(node.id in cut.recomputed for node in chain.nodes)
+    recomputed = cut.recomputed.union(*(span.recomputed for span in cut.spans))
+    again = sum(node.id in recomputed for node in chain.nodes)
     if not again:
         return Decision(chain, "keep", kept, "keeping costs no more than recomputing")
     counts = Counter(v.node.op_type for v in kept)

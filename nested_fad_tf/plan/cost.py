@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from nested_fad_tf.graph.nodes import Node, Value
 from nested_fad_tf.graph.view import GraphView
-from nested_fad_tf.ops import elementwise, parts, random, reductions, views
+from nested_fad_tf.ops import elementwise, heavy, parts, random, reductions, views
 from nested_fad_tf.ops.compiled import COMPILED
 from nested_fad_tf.ops.elementwise import Cost
 
@@ -26,6 +26,12 @@ PRICE_FUSED = {Cost.CHEAP: 0.01, Cost.MEDIUM: 0.03, Cost.DEAR: 0.1}
 # What a fused group pays for writing out a value that it would otherwise have held in registers.
 WRITE_OUT = 1.04
 
+# Price of a multiply-add of a product, in the same bytes: a cheap op on one element takes as long
+# as some 250 of them.
+MULTIPLY_ADD = 0.0005
+
+_NOT_KNOWN = "not an element-wise or layout op"
+
 # A boolean kept as bits takes 1/8 of its bytes; packing and unpacking cost about as much as two
 # cheap ops on it.
 BITS_PER_BYTE = 8
@@ -35,7 +41,7 @@ def recompute_price(node: Node, value: Value, fused: bool) -> float:
     """The price of computing a node again.
 
     Args:
-        node: A node that `recompute_ban` allows.
+        node: A node that `lasting_ban` allows.
         value: Its largest output.
         fused: Whether groups of element-wise ops are compiled.
 
@@ -44,6 +50,8 @@ def recompute_price(node: Node, value: Value, fused: bool) -> float:
     """
     if node.op_type in views.SHAPE_ONLY:
         return PRICE[Cost.CHEAP] * value.nbytes
+    if node.op_type in heavy.TABLE:
+        return MULTIPLY_ADD * heavy.TABLE[node.op_type](node.inputs, node.outputs, node.attr)
     entry = elementwise.TABLE.get(node.op_type) or parts.TABLE.get(node.op_type)
     cost = entry.cost if entry is not None else views.LAYOUT[node.op_type]
     # Narrow results of wide inputs (a comparison, a cast to bfloat16) cost what they read.
@@ -68,7 +76,7 @@ def keep_price(value: Value, fused: bool, readers: Iterable[Node]) -> float:
 
 
 def recompute_ban(view: GraphView, node: Node) -> str | None:
-    """Why a node must not be computed a second time.
+    """Why a node must not be computed a second time, unless a budget asks for it.
 
     Args:
         view: The graph.
@@ -77,24 +85,46 @@ def recompute_ban(view: GraphView, node: Node) -> str | None:
     Returns:
         The reason, as it stands in the report; `None` if it may be recomputed.
     """
+    ban = lasting_ban(view, node)
+    if ban is not None or node.op_type not in heavy.TABLE:
+        return ban
+    if node.op_type in reductions.REDUCTIONS or node.op_type in reductions.NORMALISERS:
+        return "a reduction: dear to compute, usually small to keep"
+    return _NOT_KNOWN
+
+
+def lasting_ban(view: GraphView, node: Node) -> str | None:
+    """Why a node must not be computed a second time, whatever memory that would save.
+
+    Args:
+        view: The graph.
+        node: One of its nodes.
+
+    Returns:
+        The reason; `None` if it may be recomputed.
+    """
     if node.stateful:
         return "stateful: running it twice could be noticed"
     if node.op_type in random.STATELESS or node.op_type in random.STATEFUL:
         return "random numbers are drawn once"
-    if node.op_type in reductions.REDUCTIONS or node.op_type in reductions.NORMALISERS:
-        return "a reduction: dear to compute, usually small to keep"
     known = (
         node.op_type in elementwise.TABLE
         or node.op_type in parts.TABLE
         or node.op_type in views.LAYOUT
         or node.op_type in views.ALIASES
         or node.op_type in views.SHAPE_ONLY
+        or (node.op_type in heavy.TABLE and _is_whole(node))
     )
     if not known:
-        return "not an element-wise or layout op"
+        return _NOT_KNOWN
     if any(v.dtype in (tf.resource, tf.variant, tf.string) for v in [*node.inputs, *node.outputs]):
         return "handles resources, variants or strings"
     return None
+
+
+def _is_whole(node: Node) -> bool:
+    """Whether a node has all outputs of its op; a part of them can't be copied."""
+    return node.op is None or len(node.outputs) == len(node.op.outputs)
 
 
 def stored_bytes(value: Value) -> int:

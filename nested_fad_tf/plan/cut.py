@@ -32,16 +32,37 @@ _INFINITE = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
+class Span:
+    """Stages in a row, before the first of which a piece of the forward pass runs once more.
+
+    What it makes is shared by the stages, and dead after the last of them: the checkpoints of Chen
+    et al. (arXiv 1604.06174) are what it reads.
+
+    Attributes:
+        first: The cotangent op that starts the first of the stages.
+        stages: Ids of the cotangent ops that start the stages.
+        recomputed: Ids of the nodes that run once more.
+    """
+
+    first: Node
+    stages: frozenset[int]
+    recomputed: frozenset[int]
+
+
+@dataclasses.dataclass(frozen=True)
 class Cut:
     """A decision for every buffer.
 
     Attributes:
         kept: Storage roots that are kept.
-        recomputed: Ids of nodes that the backward pass computes again.
+        recomputed: Ids of nodes that each stage of the backward pass computes again for itself.
+        spans: Where the backward pass computes more than that, to be within a budget. What they
+            recompute is neither in `kept` nor in `recomputed`.
     """
 
     kept: tuple[Value, ...]
     recomputed: frozenset[int]
+    spans: tuple[Span, ...] = ()
 
 
 class Network:

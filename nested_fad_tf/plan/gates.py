@@ -27,16 +27,20 @@ class Gates:
 
     def __init__(self, builder: RewriteBuilder) -> None:
         self._builder = builder
-        self._held: dict[int, tuple[Node, list[Node]]] = {}  # by node id: a stage, its copies
+        # By node id: a stage, the copies that others of its copies may read, and those others.
+        self._held: dict[int, tuple[Node, list[Node], list[Node]]] = {}
 
-    def hold(self, copy: Node, stage: Node) -> None:
+    def hold(self, copy: Node, stage: Node, *, shared: bool = False) -> None:
         """Lets a copy wait for a stage.
 
         Args:
-            copy: A node of the rewrite that reads nothing which waits for the stage.
+            copy: A node of the rewrite that reads nothing which waits for the stage, but for what
+                is shared.
             stage: The cotangent op that starts the stage.
+            shared: Whether the copy is one that copies of several stages may read.
         """
-        self._held.setdefault(stage.id, (stage, []))[1].append(copy)
+        _, early, late = self._held.setdefault(stage.id, (stage, [], []))
+        (early if shared else late).append(copy)
 
     def close(self, ends: Mapping[int, Sequence[Node]]) -> None:
         """Adds what makes the copies wait, for their stage and the end of those before.
@@ -47,11 +51,12 @@ class Gates:
         waits: list[Node] = []
         for stage_id in sorted(self._held.keys() | ends.keys()):
             if stage_id in self._held:
-                stage, copies = self._held[stage_id]
-                for copy in copies:
-                    copy.controls.extend((stage, *waits))
-                if self._builder.view.compiled:
-                    self._barrier(copies, stage)
+                stage, *batches = self._held[stage_id]
+                for copies in batches:
+                    for copy in copies:
+                        copy.controls.extend((stage, *waits))
+                    if self._builder.view.compiled:
+                        self._barrier(copies, stage)
                 waits = []
             waits += ends.get(stage_id, ())
 

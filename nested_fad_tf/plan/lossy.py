@@ -2,7 +2,8 @@
 
 The minimum cut recomputes what a narrow derivative spares, and neither keeps what the other does.
 Both are planned, and the one with the lower simulated peak is taken; of two about equal ones the
-one that keeps derivatives, since it recomputes nothing.
+one that keeps derivatives, since it recomputes nothing. With a budget that the exact one is within,
+nothing has to be lost, and nothing is; matrix products and the like run again only if neither is.
 """
 
 from __future__ import annotations
@@ -29,16 +30,28 @@ def plan(candidates: Candidates, options: Options) -> Plan:
     Returns:
         The better plan. Its note says which one it is, and what the other's peak would be.
     """
-    exact = auto.plan(candidates, options.replace(precision="exact"))
+    exactly = options.replace(precision="exact")
+    exact = auto.plan(candidates, exactly.replace(budget=None))
     narrow = forward_ad.plan(candidates, options)
+    limit = options.budget_bytes(exact.before.peak_bytes)
+    if limit is None:
+        lower = narrow.after.peak_bytes <= (1 + _ABOUT_EQUAL) * exact.after.peak_bytes
+    else:
+        if not narrow.after.peak_bytes <= limit < exact.after.peak_bytes:
+            exact = auto.plan(candidates, exactly)
+        lower = narrow.after.peak_bytes < exact.after.peak_bytes and limit < exact.after.peak_bytes
     peaks = f"{_mib(narrow)} MiB with derivatives in {options.precision}, {_mib(exact)} MiB exact"
-    lower = narrow.after.peak_bytes <= (1 + _ABOUT_EQUAL) * exact.after.peak_bytes
     if narrow.rewrite and lower:
-        return dataclasses.replace(narrow, note=f"{narrow.note}; predicted peaks: {peaks}")
+        return dataclasses.replace(narrow, note=_joined(narrow.note, f"predicted peaks: {peaks}"))
     if not exact.rewrite:
         return exact
     why = narrow.reason or f"predicted peaks: {peaks}"
-    return dataclasses.replace(exact, note=f"precision {options.precision!r} unused: {why}")
+    unused = f"precision {options.precision!r} unused: {why}"
+    return dataclasses.replace(exact, note=_joined(exact.note, unused))
+
+
+def _joined(*notes: str) -> str:
+    return "; ".join(note for note in notes if note)
 
 
 def _mib(plan: Plan) -> str:

@@ -77,7 +77,8 @@ class Plan:
         before: Simulated lifetimes without the rewrite.
         after: Simulated lifetimes with it; the peak is never above `before`'s.
         reason: Why nothing is done; empty if something is.
-        note: What else there is to say about the whole.
+        note: What came of the budget or of a lossy precision; empty if there is neither, or nothing
+            was to be done for it.
     """
 
     strategy: str
@@ -105,7 +106,12 @@ def worthwhile(before: Lifetimes, after: Lifetimes) -> bool:
 
 
 def nothing(
-    candidates: Candidates, strategy: str, before: Lifetimes, reason: str = NOTHING_GAINED
+    candidates: Candidates,
+    strategy: str,
+    before: Lifetimes,
+    reason: str = NOTHING_GAINED,
+    *,
+    note: str = "",
 ) -> Plan:
     """The plan that leaves everything as it is.
 
@@ -114,6 +120,7 @@ def nothing(
         strategy: The strategy that found nothing to gain.
         before: Lifetimes without a rewrite.
         reason: Why nothing is done.
+        note: What came of the budget or of a lossy precision.
 
     Returns:
         The plan.
@@ -122,4 +129,4 @@ def nothing(
     decisions = tuple(
         Decision(c, "left alone", c.kept_today, reason) for c in find_chains(candidates)
     )
-    return Plan(strategy, Rewrite(), kept, kept, decisions, before, before, reason)
+    return Plan(strategy, Rewrite(), kept, kept, decisions, before, before, reason, note)

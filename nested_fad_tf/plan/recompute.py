@@ -3,6 +3,10 @@
 A copy belongs to a *stage* (see plan/stages.py). The copies that read kept values only are held
 back until the stage's cotangent is there (see plan/gates.py); the others wait for them by data.
 
+To be within a budget, a piece of the forward pass may run again before a row of stages, a *span*,
+whose copies those stages share. A stage's own copies wait for the stage all the same: they may read
+the span's, which are there early.
+
 A stage also waits for the matrix products and reductions that read cotangents or copies of the
 stages before. Without that the executor is free to run down the chain of cotangents first and to
 leave all gradients of weights and biases, with what they read, for the end.
@@ -10,11 +14,14 @@ leave all gradients of weights and biases, with what they read, for the end.
 No cycle can come about. Order stages as their cotangents stand in the trace. Whatever depends on a
 stage's copies reads copies of that or a later stage: an element-wise reader's stage is at least as
 late as every cotangent it depends on that isn't made element-wise, and the other readers' results
-are such cotangents. So all edges lead to the same or a later stage, and no stage's cotangent
-depends on its own copies.
+are such cotangents. A span's copies count as its first stage's. So all edges lead to the same or a
+later stage, and no stage's cotangent depends on its own copies.
 """
 
 from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -23,15 +30,57 @@ from nested_fad_tf.graph.nodes import Node, Value
 from nested_fad_tf.ops import parts, views
 from nested_fad_tf.ops.expr import Leaf
 from nested_fad_tf.plan import bits
-from nested_fad_tf.plan.cut import Cut
+from nested_fad_tf.plan.cut import Cut, Span
 from nested_fad_tf.plan.gates import Gates
 from nested_fad_tf.plan.lower import Lowering
 from nested_fad_tf.plan.rewrite import RewriteBuilder
 from nested_fad_tf.plan.stages import Stages, copy_test, packed_roots, read_by_copy
 
 
+class _Scope:
+    """Copies that belong together: those of a stage, or those that the stages of a span share.
+
+    Attributes:
+        stage: What its copies wait for: the stage, or the first one of the span.
+        copies: Its copies by the id of the value that is copied.
+        outer: For a stage in a span: the scope of that.
+    """
+
+    def __init__(
+        self,
+        stage: Node,
+        copied: Callable[[Value], bool],
+        outer: _Scope | None = None,
+        *,
+        shared: bool = False,
+    ) -> None:
+        self.stage = stage
+        self.copies: dict[int, Value] = {}
+        self.outer = outer
+        self._copied = copied
+        self._shared = shared
+
+    def hold(self, copy: Node, gates: Gates) -> None:
+        """Lets a copy wait for the stage."""
+        gates.hold(copy, self.stage, shared=self._shared)
+
+    def home(self, value: Value) -> _Scope | None:
+        """The scope that the copy of a value belongs to; `None` if it is read as it is."""
+        if self._copied(value):
+            return self
+        return self.outer.home(value) if self.outer is not None else None
+
+    def read(self, value: Value) -> Value:
+        """What is to be read in the place of a value, once it has been made.
+
+        What is read for its shape alone isn't made.
+        """
+        home = self.home(value)
+        return value if home is None else home.copies.get(value.id, value)
+
+
 class Recomputation:
-    """Makes copies on demand, sharing them within a stage.
+    """Makes copies on demand, sharing them within a scope.
 
     Attributes:
         builder: Where the copies go.
@@ -41,83 +90,98 @@ class Recomputation:
         """Prepares for one cut."""
         self.builder = builder
         self._stages = stages
-        self._needs_copy = copy_test(cut)
+        self._cut = cut
         self._packed = packed_roots(cut)
         self._packed_words: dict[int, tuple[bits.Steps, Value]] = {}
-        self._copies: dict[int, dict[int, Value]] = {}  # stage's node id -> value id -> copy
+        self._needs_copy = copy_test(cut)
+        self._scopes: dict[int, _Scope] = {}  # by a stage's node id
+        self._spans = {id: span for span in cut.spans for id in span.stages}
+        self._span_scopes: dict[int, _Scope] = {}  # by the id of a span's first stage
         self._gates = Gates(builder)
 
     def redirect_readers(self) -> None:
         """Gives every cotangent op that reads something recomputed or packed its copy."""
         nodes = self.builder.view.nodes
         for node_id, stage in self._stages.of.items():
-            node = nodes[node_id]
+            node, scope = nodes[node_id], self._scope_of(stage)
             for index, value in enumerate(node.inputs):
-                if self._needs_copy(value):
-                    self.builder.redirect(node, index, self._copy_for(value, stage))
+                if scope.home(value) is not None:
+                    self.builder.redirect(node, index, self._copy_for(value, scope))
         self._gates.close(self._stages.ends)
 
-    def _copy_for(self, value: Value, stage: Node) -> Value:
-        """The copy of a forward value that the readers in a stage share."""
-        copies = self._copies.setdefault(stage.id, {})
-        pending = [value]
+    def _scope_of(self, stage: Node) -> _Scope:
+        if stage.id not in self._scopes:
+            span = self._spans.get(stage.id)
+            outer = None if span is None else self._span_scope(span)
+            self._scopes[stage.id] = _Scope(stage, self._needs_copy, outer)
+        return self._scopes[stage.id]
+
+    def _span_scope(self, span: Span) -> _Scope:
+        if span.first.id not in self._span_scopes:
+            again = self._cut.recomputed | span.recomputed
+            copied = copy_test(dataclasses.replace(self._cut, recomputed=again))
+            self._span_scopes[span.first.id] = _Scope(span.first, copied, shared=True)
+        return self._span_scopes[span.first.id]
+
+    def _copy_for(self, value: Value, scope: _Scope) -> Value:
+        """The copy of a forward value that readers in a scope share."""
+        pending = [(value, scope)]
         while pending:
-            top = pending[-1]
-            if top.id in copies or not self._needs_copy(top):
+            top, reader = pending[-1]
+            home = reader.home(top)
+            if home is None or top.id in home.copies:
                 pending.pop()
                 continue
-            read = read_by_copy(top, self._packed)
-            missing = [v for v in read if v.id not in copies and self._needs_copy(v)]
+            missing = [(v, home) for v in read_by_copy(top, self._packed) if _is_missing(v, home)]
             if missing:
                 pending.extend(missing)
                 continue
-            self._make(top, stage, copies)
+            self._make(top, home)
             pending.pop()
-        return copies[value.id]
+        return scope.read(value)
 
-    def _make(self, value: Value, stage: Node, copies: dict[int, Value]) -> None:
-        node = value.node
+    def _make(self, value: Value, scope: _Scope) -> None:
+        node, copies = value.node, scope.copies
         if value.id in self._packed:
-            copies[value.id] = self._unpack(value, stage)
+            copies[value.id] = self._unpack(value, scope)
             return
         if node.op_type in views.PAIRWISE_ALIASES:
-            copies[value.id] = copies[node.inputs[value.index].id]
+            copies[value.id] = scope.read(node.inputs[value.index])
             return
         if node.op_type in ("ZerosLike", "OnesLike"):
-            copies[value.id] = self._fill(value, stage)
+            copies[value.id] = self._fill(value, scope)
             return
         if node.op_type in parts.TABLE:
-            copies[value.id] = self._by_formula(node, stage, copies)
+            copies[value.id] = self._by_formula(node, scope)
             return
-        inputs = [copies.get(v.id, v) for v in node.inputs]
-        waits = any(new is not old for new, old in zip(inputs, node.inputs, strict=True))
         copy = self.builder.add(
             node.op_type,
-            inputs,
+            [scope.read(v) for v in node.inputs],
             [(v.dtype, v.shape) for v in node.outputs],
             origin=node,
         )
         for original, made in zip(node.outputs, copy.outputs, strict=True):
             copies[original.id] = made
-        if not waits:
-            self._gates.hold(copy, stage)
+        # What reads copies of the same scope waits for those.
+        if all(v.id not in copies for v in node.inputs):
+            scope.hold(copy, self._gates)
 
-    def _by_formula(self, node: Node, stage: Node, copies: dict[int, Value]) -> Value:
+    def _by_formula(self, node: Node, scope: _Scope) -> Value:
         """The result of a part of an op, by element-wise ops."""
         part = parts.TABLE[node.op_type]
-        read = tuple(Leaf(copies.get(v.id, v)) for v in node.inputs)
+        read = tuple(Leaf(scope.read(v)) for v in node.inputs)
         first = len(self.builder.nodes)
         lowering = Lowering(self.builder, node.outputs[0].dtype, node, "")
         value = lowering.lower(part.formula(read, node.attr))
         made = self.builder.nodes[first:]
         for step in made:
             if step.inputs and all(v.node is not m for v in step.inputs for m in made):
-                self._gates.hold(step, stage)
+                scope.hold(step, self._gates)
         if part.others:
             self.builder.pin(node)
         return value
 
-    def _fill(self, value: Value, stage: Node) -> Value:
+    def _fill(self, value: Value, scope: _Scope) -> Value:
         """Zeros or ones without the tensor they are like: it would be kept for its shape alone."""
         node, number = value.node, 0 if value.node.op_type == "ZerosLike" else 1
         np_dtype = value.dtype.as_numpy_dtype
@@ -131,7 +195,7 @@ class Recomputation:
             origin=node,
             attrs={"T": value.dtype, "index_type": tf.int32},
         )
-        self._gates.hold(made, stage)
+        scope.hold(made, self._gates)
         return made.outputs[0]
 
     def _shape_of(self, value: Value, source: Value) -> Value:
@@ -151,7 +215,7 @@ class Recomputation:
         )
         return shape.outputs[0]
 
-    def _unpack(self, value: Value, stage: Node) -> Value:
+    def _unpack(self, value: Value, scope: _Scope) -> Value:
         """Packs a boolean to bits right after it was made; unpacks it in the backward pass."""
         if value.id not in self._packed_words:
             count = None if not value.static else value.nbytes // 8
@@ -159,5 +223,10 @@ class Recomputation:
             self._packed_words[value.id] = steps, steps.pack(value)
         steps, words = self._packed_words[value.id]
         boolean = steps.unpack(words)
-        self._gates.hold(steps.first_unpacked, stage)
+        scope.hold(steps.first_unpacked, self._gates)
         return steps.reshape(boolean, self._shape_of(value, value), value.shape, "/unpack")
+
+
+def _is_missing(value: Value, scope: _Scope) -> bool:
+    home = scope.home(value)
+    return home is not None and value.id not in home.copies

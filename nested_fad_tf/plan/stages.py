@@ -63,29 +63,72 @@ class Stages:
         Returns:
             The number of copies by node id; mere views count as none.
         """
-        needs_copy = copy_test(cut)
-        number = {stage.id: i for i, stage in enumerate(self.of.values())}
-        wanted: dict[int, int] = {}  # value id -> the stages that want a copy, as bits of a number
+        packed = packed_roots(cut)
+        times: dict[int, int] = {}
+        wanted = self._wanted(cut)
+        for node in self._candidates.view.nodes:
+            by_node = 0
+            for value in node.outputs:
+                if value.id not in packed:
+                    by_node |= wanted.get(value.id, 0)
+            if by_node and node.op_type not in views.ALIASES | views.PAIRWISE_ALIASES:
+                times[node.id] = by_node.bit_count()
+        return times
+
+    def readers_of(self, cut: Cut) -> Mapping[int, Sequence[Node]]:
+        """Tells in which stages what a cut keeps is read, to copy something or by a cotangent.
+
+        Args:
+            cut: What is kept and what is recomputed.
+
+        Returns:
+            By the id of each kept storage root that is read at all: its stages, in order.
+        """
+        kept = {root.id for root in cut.kept}
+        stages = self.in_order()
+        read: dict[int, int] = {}
+        needs_copy, packed = copy_test(cut), packed_roots(cut)
+        values = self._candidates.view.values
+
+        def reads(value: Value, by: int) -> None:
+            if value.storage.id in kept and not needs_copy(value):
+                read[value.storage.id] = read.get(value.storage.id, 0) | by
+
+        for value_id, by in self._wanted(cut).items():
+            for source in read_by_copy(values[value_id], packed):
+                reads(source, by)
+        number = {stage.id: i for i, stage in enumerate(stages)}
+        for node_id, stage in self.of.items():
+            for value in self._candidates.view.nodes[node_id].inputs:
+                reads(value, 1 << number[stage.id])
+        return {
+            root: [stage for i, stage in enumerate(stages) if by >> i & 1]
+            for root, by in read.items()
+        }
+
+    def in_order(self) -> list[Node]:
+        """The stages, in the order in which they are traced and run."""
+        return sorted({stage.id: stage for stage in self.of.values()}.values(), key=_id)
+
+    def _wanted(self, cut: Cut) -> dict[int, int]:
+        """By value id: the stages that want a copy of a value, as bits of a number."""
+        needs_copy, packed = copy_test(cut), packed_roots(cut)
+        number = {stage.id: i for i, stage in enumerate(self.in_order())}
+        wanted: dict[int, int] = {}
         nodes = self._candidates.view.nodes
         for node_id, stage in self.of.items():
             for value in nodes[node_id].inputs:
                 if needs_copy(value):
                     wanted[value.id] = wanted.get(value.id, 0) | 1 << number[stage.id]
-        times: dict[int, int] = {}
-        packed = packed_roots(cut)
         for node in reversed(nodes):
-            by_node = 0
             for value in node.outputs:
                 stages = wanted.get(value.id)
                 if stages is None:
                     continue
-                by_node |= 0 if value.id in packed else stages
                 for source in read_by_copy(value, packed):
                     if needs_copy(source):
                         wanted[source.id] = wanted.get(source.id, 0) | stages
-            if by_node and node.op_type not in views.ALIASES | views.PAIRWISE_ALIASES:
-                times[node.id] = by_node.bit_count()
-        return times
+        return wanted
 
 
 def packed_roots(cut: Cut) -> frozenset[int]:
@@ -110,10 +153,11 @@ def copy_test(cut: Cut) -> Callable[[Value], bool]:
         A function of a forward value: whether it is recomputed, or unpacked from bits.
     """
     packed = packed_roots(cut)
+    kept = frozenset(root.id for root in cut.kept) - packed
 
     def needs_copy(value: Value) -> bool:
         root = value.storage
-        return root.node.id in cut.recomputed or root.id in packed
+        return root.id in packed or (root.node.id in cut.recomputed and root.id not in kept)
 
     return needs_copy
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from nested_fad_tf.report.passes import Passes, tells
+from nested_fad_tf.report.passes import Passes, tells, told
 
 _MARKER = "nested_fad_tf.measure"
 _ALLOCATION = "MemoryAllocation"
@@ -183,7 +183,7 @@ def _read(log_dir: str) -> _Profile:
                 elif name in _MEMORY:
                     found.memory.extend(_decode(time_ps, name, _stats(event, stat_names)))
                 else:
-                    found.ran.append((time_ps, name))
+                    found.ran.append((time_ps, told(name, _stats(event, stat_names))))
     found.memory.sort(key=lambda event: event.picoseconds)
     found.ran.sort()
     found.spans.sort()

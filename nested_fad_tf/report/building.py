@@ -84,6 +84,7 @@ def from_plan(view: GraphView, plan: Plan, roles: Roles, seconds: float) -> Repo
         function_name=view.name,
         changed=bool(plan.rewrite),
         reason=plan.reason,
+        note=plan.note,
         strategy=plan.strategy,
         chains=tuple(map(chain, plan.decisions)),
         kept=_largest_first(map(_kept, plan.kept_after)),

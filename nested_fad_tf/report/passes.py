@@ -6,9 +6,9 @@ name, and the first of its ops to run that combines a cotangent with what the fo
 begins the backward pass: the scope `gradient_tape` alone doesn't tell, since TensorFlow computes
 factors of derivatives early.
 
-Nothing is guessed. The profile names no ops in code that XLA compiled, so a backward pass that
-starts with a fused group is seen one op late, and that of a step which is compiled as a whole not
-at all; nor is that of ops which are run eagerly, one by one.
+Nothing is guessed. The profile names no ops in code that XLA compiled: a fused group is seen where
+it is called, and the backward pass of a step which is compiled as a whole not at all; nor is that
+of ops which are run eagerly, one by one.
 
 Uses private TensorFlow API, checked on 2.18 to 2.21: `context().get_function_def` and
 `function_def_to_graph`.
@@ -17,7 +17,7 @@ Uses private TensorFlow API, checked on 2.18 to 2.21: `context().get_function_de
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from absl import logging
@@ -30,6 +30,8 @@ _CALL = "EagerLocalExecute: "
 _OF_A_TAPE = "__backward_"
 # The executor's events: the op's name and its type.
 _OP = re.compile(r"[A-Za-z0-9.][\w./>-]*:\w+")
+# What it calls ops that don't hold up its thread, such as calls of compiled functions.
+_ASYNCHRONOUS = "ExecutorState::ProcessAsync::Start"
 
 
 def tells(event: str) -> bool:
@@ -41,7 +43,22 @@ def tells(event: str) -> bool:
     Returns:
         Whether it names a function that is called eagerly, or an op that the executor runs.
     """
-    return event.startswith(_CALL) or _OP.fullmatch(event) is not None
+    return event.startswith(_CALL) or event == _ASYNCHRONOUS or _OP.fullmatch(event) is not None
+
+
+def told(event: str, stats: Mapping[str, Any]) -> str:
+    """What an event that `tells` stands for.
+
+    Args:
+        event: Its name.
+        stats: What the profile adds to it; of ops that run asynchronously only this names them.
+
+    Returns:
+        A name of the form that `Passes` reads.
+    """
+    if event == _ASYNCHRONOUS:
+        return f"{stats.get('name', '')}:{stats.get('kernel_type', '')}"
+    return event
 
 
 class Passes:

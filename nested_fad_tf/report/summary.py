@@ -120,7 +120,7 @@ class Report:
         timeline_after: The same as the function runs now.
         entry_points: For a SavedModel: the functions that programs call, what keeps most first.
             What this report says is kept is of the first one.
-        note: What a lossy precision came to; empty if the precision is "exact".
+        note: What came of `Options.budget` and of a lossy precision; empty if there is neither.
     """
 
     function_name: str
@@ -160,8 +160,7 @@ class Report:
         lines = [_clip(f"{self.function_name}: {state} (strategy {self.strategy})")]
         if self.reason:
             lines.append(_clip(f"  {self.reason}"))
-        if self.note:
-            lines += textwrap.wrap(f"  {self.note}", _WIDTH, subsequent_indent="    ")
+        lines += textwrap.wrap(self.note, _WIDTH, initial_indent="  ", subsequent_indent="    ")
         if self.kept_bytes_before:
             lines += self._figures()
         shown = self.kept if detailed else self.kept[:10]

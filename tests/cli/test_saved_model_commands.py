@@ -189,7 +189,9 @@ def test_inspect_shows_what_is_kept_and_why(model, tmp_path):
     )
     for status, output, errors in (done, detailed, one):
         assert (status, errors) == (0, "")
-        assert max(map(len, output.splitlines())) <= 100
+        # How long the names of folders are is not this program's doing.
+        shown = output.replace(str(tmp_path), "").replace(str(model.parent), "")
+        assert max(map(len, shown.splitlines())) <= 100
     for text in ("__call__", "0.19 -> 0.07", "would be rewritten", "that keep nothing"):
         assert text in done[1]
     for text in ("float32[?,64]", "read by the gradient", "serving_default", "counted as 32"):

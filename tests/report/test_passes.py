@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import tensorflow as tf
 from traced import numbers
@@ -66,6 +68,21 @@ def test_a_step_plain_and_rewritten(weights, x, strategy, fuse):
     assert most_before(after) < most_before(before)
 
 
+def test_a_backward_pass_that_begins_with_compiled_code(weights, x):
+    """The group that takes the derivative of the last layer is its first op."""
+
+    def step(x):
+        with tf.GradientTape() as tape:
+            y = tf.nn.gelu(x @ weights)
+            loss = tf.reduce_sum(tf.nn.gelu(y @ weights))
+        return tape.gradient(loss, weights)
+
+    found = measured(nfad.function(step, options=OPTIONS.replace(fuse="xla")), x)
+    before = [0, *(size for time, size in found.timeline if time < found.backward_from)]
+    # Two products and a GELU: what the group gives is not there yet.
+    assert sum(late - early == 4 * ROWS * SIDE for early, late in pairwise(before)) == 3
+
+
 def test_a_function_that_the_step_calls(weights, x):
     inner = tf.function(gelu_step(weights))
     found = measured(tf.function(lambda x: 2.0 * inner(tf.tanh(x))), x)
@@ -127,9 +144,16 @@ def test_a_function_that_is_gone_tells_nothing():
         ("EagerLocalExecute: __inference_step_12", True),
         ("gradient_tape/net_1/dense/MatMul:_MklMatMul", True),
         ("ExecutorState::Process", False),
+        ("ExecutorState::ProcessAsync::Start", True),
         ("end: broadcast_add_fusion", False),
         ("MemoryAllocation", False),
     ],
 )
 def test_events_that_tell(event, told):
     assert passes.tells(event) == told
+
+
+def test_ops_that_run_asynchronously_are_named_beside_the_event():
+    stats = {"name": "net/call", "kernel_type": "PartitionedCall", "step_id": 7}
+    assert passes.told("ExecutorState::ProcessAsync::Start", stats) == "net/call:PartitionedCall"
+    assert passes.told("net/mul:Mul", {}) == "net/mul:Mul"

@@ -1,0 +1,263 @@
+"""Within a budget: matrix products, convolutions and the like are computed again, too.
+
+The cut of "auto" never recomputes those, and keeps at least one tensor between any two of them. To
+need less, the stages of the backward pass are divided into spans, and before each of some spans the
+piece of the forward pass that it reads runs once more, from checkpoints (Chen et al., arXiv
+1604.06174; what to keep under a budget: Jain et al., arXiv 1910.02653). Which tensors are
+checkpoints is again a minimum cut, between what a span needs and the arguments of the function, so
+that they lie where the model is narrow. What is element-wise is recomputed by each stage as before.
+
+How many spans there are, which of them are computed again, and at what price of time, makes a
+family of choices that does not depend on the budget. Their peaks are estimated from the simulation
+of the plan without them; the cheapest one that a simulation of its own finds to be within the
+budget is taken. So a larger budget never gives a slower plan.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+
+from absl import logging
+
+from nested_fad_tf.graph.nodes import Node, Value
+from nested_fad_tf.options import Options
+from nested_fad_tf.plan import cost
+from nested_fad_tf.plan.attempt import Attempt, attempt
+from nested_fad_tf.plan.candidates import Candidates
+from nested_fad_tf.plan.cut import Cut, Span, largest_output, minimum_cut
+from nested_fad_tf.plan.estimate import Estimator
+from nested_fad_tf.plan.stages import Stages
+
+# Into how many spans the backward pass is divided.
+_COUNTS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
+# What a span's time costs where its checkpoints are chosen, as multiples of the price in
+# plan/cost.py. The cheaper, the further a span reaches back to find a narrow place.
+_PRICES = (1.0, 0.1, 0.01)
+# Which shares of the spans, counted from the first layers, are computed again.
+_SHARES = (0.25, 0.5, 0.75, 0.9, 1.0)
+# Estimates leave out what a piece of the forward pass needs while it runs again.
+_SLACK = 1.1
+# How much lower the peak of a choice has to be than that of a cheaper one.
+_STEP = 0.97
+# Measured peaks are off the simulated ones by a few percent: so much is left to them, if it can be.
+_MARGIN = 0.95
+_MIB = 2**20
+_SHOWN = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class _Piece:
+    """A span, and what is kept for it."""
+
+    span: Span
+    kept: tuple[Value, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Choice:
+    """A cut with spans; its estimated peak in bytes, and the price of its spans."""
+
+    cut: Cut
+    peak: int
+    price: float
+
+
+@dataclasses.dataclass(frozen=True)
+class _Try:
+    """What a simulation found of a choice, and the price of its spans."""
+
+    attempt: Attempt
+    price: float
+
+
+def fit(
+    candidates: Candidates, stages: Stages, base: Attempt, limit: int, options: Options
+) -> tuple[Attempt, str]:
+    """Finds the cheapest plan whose simulated peak is within a budget.
+
+    Args:
+        candidates: The buffers of the forward pass.
+        stages: Their stages.
+        base: The plan without a budget.
+        limit: The budget in bytes.
+        options: How groups are to run.
+
+    Returns:
+        The plan, the least that was found if none is within the budget; and what came of it, for
+        the report.
+    """
+    family = _Family(candidates, stages, base)
+    met: _Try | None = None
+    least = base
+    for tried in _tries(candidates, stages, base, family, limit, options):
+        peak = tried.attempt.lifetimes.peak_bytes
+        if peak < least.lifetimes.peak_bytes:
+            least = tried.attempt
+        if peak <= _MARGIN * limit or (peak <= limit and met is None):
+            met = tried
+        if peak <= _MARGIN * limit:
+            break
+    asked = f"the budget of {limit / _MIB:.1f} MiB"
+    if met is not None:
+        return met.attempt, f"{asked} is met by {_how(met, family.forward_price)}"
+    note = f"{asked} is not met: {_what_is_least(least)}"
+    logging.warning("nested_fad_tf: %s: %s", candidates.view.name, note)
+    return least, note
+
+
+def _tries(
+    candidates: Candidates,
+    stages: Stages,
+    base: Attempt,
+    family: _Family,
+    limit: int,
+    options: Options,
+) -> Iterator[_Try]:
+    """Simulates the plan without a budget, then what is likely to be within it, by price."""
+    yield _Try(base, 0.0)
+    for choice in _worth_trying(family.choices(), limit):
+        seconds = base.seconds + choice.price
+        yield _Try(attempt(candidates, stages, choice.cut, seconds, options), choice.price)
+
+
+def _how(tried: _Try, forward_price: float) -> str:
+    pieces = len(tried.attempt.cut.spans)
+    if not pieces:
+        return "recomputing element-wise ops alone"
+    share = tried.price / forward_price
+    in_pieces = "one piece" if pieces == 1 else f"{pieces} pieces"
+    return f"running {share:.0%} of the forward pass again, in {in_pieces}"
+
+
+def _what_is_least(attempt: Attempt) -> str:
+    """What stands in the way of less."""
+    alive = attempt.lifetimes.live_at_peak[:_SHOWN]
+    largest = ", ".join(f"{v.name} ({v.nbytes / _MIB:.1f} MiB)" for v in alive)
+    peak = attempt.lifetimes.peak_bytes / _MIB
+    return f"the least that was found is {peak:.1f} MiB, at a time when {largest} are alive"
+
+
+def _worth_trying(choices: Sequence[_Choice], limit: int) -> list[_Choice]:
+    """Of the choices that none beats in time and memory: those about within the budget.
+
+    They come by price. If there are none, those with the lowest peaks may do better than estimated.
+    """
+    front: list[_Choice] = []
+    for choice in sorted(choices, key=lambda c: (c.price, c.peak)):
+        if not front or choice.peak < _STEP * front[-1].peak:
+            front.append(choice)
+    near = [c for c in front if c.peak <= _SLACK * limit]
+    return near or front[-_SHOWN:]
+
+
+class _Family:
+    """The choices for one graph.
+
+    Attributes:
+        forward_price: The price of running the whole forward pass again.
+    """
+
+    def __init__(self, candidates: Candidates, stages: Stages, base: Attempt) -> None:
+        self._base = base.cut
+        self._relaxed = _relaxed(candidates)
+        self._estimator = Estimator(candidates.view, base.lifetimes)
+        self._stages = stages.in_order()
+        packed = {v.id for v in base.cut.kept if cost.packs(v)}
+        # What a span can do something about: by storage root, the stages that read it.
+        self._readers = {
+            root: read for root, read in stages.readers_of(base.cut).items() if root not in packed
+        }
+        self._prices = {
+            n.id: cost.recompute_price(n, largest_output(n), candidates.fused)
+            for n in candidates.view.nodes
+            if not candidates.roles.cotangent[n.id] and self._may_run_again(n)
+        }
+        self.forward_price = sum(self._prices.values())
+
+    def choices(self) -> list[_Choice]:
+        """All of them, each once."""
+        found: dict[tuple[Value, ...], _Choice] = {}
+        for count in _COUNTS:
+            parts = self._divided(count)
+            for price in _PRICES:
+                pieces = self._pieces(parts, price)
+                for share in _SHARES:
+                    again = pieces[len(pieces) - max(1, round(share * len(pieces))) :]
+                    choice = self._choice(again)
+                    old = found.get(choice.cut.kept)
+                    if old is None or choice.price < old.price:
+                        found[choice.cut.kept] = choice
+        return list(found.values())
+
+    def _divided(self, count: int) -> list[list[Node]]:
+        """The stages in rows that read equally many bytes first."""
+        weights = dict.fromkeys((s.id for s in self._stages), 0)
+        values = self._relaxed.view.values
+        for root, readers in self._readers.items():
+            weights[readers[0].id] += values[root].nbytes
+        total, so_far = max(1, sum(weights.values())), 0
+        rows: dict[int, list[Node]] = {}
+        for stage in self._stages:
+            rows.setdefault(so_far * count // total, []).append(stage)
+            so_far += weights[stage.id]
+        return [rows[i] for i in sorted(rows)]
+
+    def _pieces(self, parts: Sequence[Sequence[Node]], price: float) -> list[_Piece]:
+        """For each row of stages what is to be kept for it, and what runs again.
+
+        What is kept for the rows before, which end with later layers, is there anyway.
+        """
+        pieces: list[_Piece] = []
+        anyway: dict[int, float] = {}
+        for stages in parts:
+            own = frozenset(s.id for s in stages)
+            read = [r for r, by in self._readers.items() if any(s.id in own for s in by)]
+            relaxed = dataclasses.replace(self._relaxed, needed={root: [] for root in read})
+            cut = minimum_cut(relaxed, price, anyway)
+            pieces.append(_Piece(Span(stages[0], own, cut.recomputed), cut.kept))
+            anyway |= dict.fromkeys((v.id for v in cut.kept), 0.0)
+        return pieces
+
+    def _choice(self, again: Sequence[_Piece]) -> _Choice:
+        """The cut in which some of the pieces run again."""
+        pieces = [p for p in again if p.span.recomputed]
+        covered = frozenset().union(*(p.span.stages for p in pieces))
+        kept = {v.id: v for p in pieces for v in p.kept}
+        for root in self._base.kept:
+            readers = self._readers.get(root.id)
+            if readers is None or any(s.id not in covered for s in readers):
+                kept[root.id] = root
+        ordered = tuple(kept[i] for i in sorted(kept))
+        cut = Cut(ordered, self._base.recomputed, tuple(p.span for p in pieces))
+        return _Choice(cut, self._peak(pieces, kept), self._price(pieces, kept))
+
+    def _peak(self, pieces: Sequence[_Piece], kept: Mapping[int, Value]) -> int:
+        """The estimated peak in bytes."""
+        start = {id: p.span.first for p in pieces for id in p.span.stages}
+        base = {root.id for root in self._base.kept}
+        resumed = {root: start[self._readers[root][0].id] for root in base - kept.keys()}
+        # The pieces come in the order in which they run: the last one that reads it counts.
+        added = {v.id: p.span.first for p in pieces for v in p.kept if v.id not in base}
+        return self._estimator.peak(resumed, added)
+
+    def _price(self, pieces: Sequence[_Piece], kept: Mapping[int, Value]) -> float:
+        there = {v.node.id for v in kept.values()}
+        return sum(self._prices.get(i, 0.0) for p in pieces for i in p.span.recomputed - there)
+
+    def _may_run_again(self, node: Node) -> bool:
+        relaxed = self._relaxed
+        large = any(v.storage is v and not relaxed.free[v.id] for v in node.outputs)
+        return large and node.id not in relaxed.bans
+
+
+def _relaxed(candidates: Candidates) -> Candidates:
+    """The same buffers, of which all may be computed again that can be without being noticed."""
+    view = candidates.view
+
+    def lasts(node: Node) -> bool:
+        always = cost.lasting_ban(view, node)
+        return always is not None or cost.recompute_ban(view, node) is None
+
+    lasting = {i: why for i, why in candidates.bans.items() if lasts(view.nodes[i])}
+    return dataclasses.replace(candidates, bans=lasting)
