@@ -100,7 +100,6 @@ def from_plan(view: GraphView, plan: Plan, roles: Roles, seconds: float) -> Repo
         kept_before=_largest_first(map(_kept, plan.kept_before)),
         timeline_before=timeline,
         timeline_after=timeline_of(view, roles, plan.after) if plan.rewrite else timeline,
-        note=plan.note,
     )
 
 
