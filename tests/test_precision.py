@@ -192,6 +192,19 @@ def test_auto_takes_the_lower_peak_and_says_so():
     assert lossy == ("unused" not in report.note)
 
 
+def test_nothing_is_lost_for_a_budget_that_an_exact_plan_is_within():
+    step, args = step_of(mish), arguments()
+    options = options_of("int4", strategy="auto")
+    exactly = nfad.explain(step, *args, options=options.replace(precision="exact"))
+    loose = nfad.explain(step, *args, options=options.replace(budget=0.9))
+    assert {kept.format for kept in loose.kept} == {"exact"}
+    assert loose.predicted_peak_after == exactly.predicted_peak_after
+    assert "is met by" in loose.note and "unused" in loose.note
+    least = nfad.explain(step, *args, options=options.replace(budget=1))
+    assert "is not met" in least.note
+    assert least.predicted_peak_after < exactly.predicted_peak_after
+
+
 @pytest.mark.parametrize("strategy", ["auto", "forward_ad"])
 def test_a_function_compiled_as_a_whole_stays_exact(strategy):
     step, args = step_of(mish), arguments()
