@@ -48,7 +48,10 @@ class Options:
             nested forward-mode AD was published; "recompute" keeps chain inputs.
         fuse: How a group of element-wise operations runs. "xla" compiles each group, "ops" emits
             plain operations, "auto" compiles the groups that are worth a compilation.
-        precision: How kept derivatives are stored. This version implements "exact" only.
+        precision: How kept derivatives are stored. With "exact" nothing is lossy; with "bfloat16",
+            "int8", "int4" and "int2" they are rounded: what the step returns is the same but for
+            its gradients, which are approximate. Nothing but derivatives is stored so. A strategy
+            "auto" takes the exact plan where that needs less, or is within the budget.
         budget: What the predicted peak of a step, above what lived before it, has to fit into:
             bytes, a text such as "6GiB" or "800 MB", or a fraction, above 0 and below 1, of the
             peak without the pass. Beyond element-wise ops, as many matrix products, convolutions
@@ -88,7 +91,7 @@ class Options:
         _check_int("min_bytes", self.min_bytes, least=0)
         _check_int("nominal_size", self.nominal_size, least=1)
         _check_factor("tradeoff", self.tradeoff)
-        _check_implemented(self.precision)
+        _check_precision(self.precision, self.strategy, self.verify)
         _check_budget(self.budget, self.strategy)
 
     def budget_bytes(self, peak: int) -> int | None:
@@ -159,7 +162,8 @@ class Options:
         """Returns a named preset.
 
         Args:
-            name: One of `preset_names()`: "exact", "paper", "recompute", "low_memory".
+            name: One of `preset_names()`: "exact", "paper", "recompute", "low_memory",
+                "lossy_int8".
 
         Raises:
             OptionsError: If there is no preset of that name.
@@ -233,13 +237,20 @@ def _check_factor(name: str, value: object) -> None:
         raise OptionsError(f"{name} is {value!r}; allowed: finite numbers of at least 0")
 
 
-def _check_implemented(precision: str) -> None:
-    """Raises for options that have their name and meaning, but no implementation yet.
-
-    Taking them and doing nothing would leave the user with a result they did not ask for.
-    """
-    if precision != "exact":
-        raise OptionsError(f"precision={precision!r}: this version supports only precision='exact'")
+def _check_precision(precision: str, strategy: str, verify: bool) -> None:
+    """Raises for options that a lossy precision makes no sense with."""
+    if precision == "exact":
+        return
+    if strategy == "recompute":
+        raise OptionsError(
+            f"precision={precision!r}: strategy='recompute' keeps no derivatives that could be"
+            " stored so; use strategy='auto' or 'forward_ad', or precision='exact'"
+        )
+    if verify:
+        raise OptionsError(
+            f"precision={precision!r}: gradients differ from the original's on purpose, so that"
+            " verify=True could tell nothing; verify once with precision='exact'"
+        )
 
 
 def _check_budget(budget: object, strategy: str) -> None:

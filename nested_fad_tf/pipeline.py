@@ -23,7 +23,7 @@ from nested_fad_tf.options import Options
 from nested_fad_tf.plan.candidates import find_candidates
 from nested_fad_tf.plan.outside import plan_outside
 from nested_fad_tf.plan.plan import Plan
-from nested_fad_tf.plan.strategies import STRATEGIES
+from nested_fad_tf.plan.strategies import strategy_of
 from nested_fad_tf.report import building
 from nested_fad_tf.report.summary import Report
 
@@ -109,7 +109,7 @@ def _rewrite(
             _inliner.rewritten(graph)
         reason = "" if outside.residuals else _NO_GRADIENT
         seconds = time.perf_counter() - start
-        return building.from_outside_plan(view, outside, options.strategy, reason, seconds)
+        return building.from_outside_plan(view, outside, options, reason, seconds)
     simplified = simplify(view)
     plan = make_plan(view, roles, options)
     if watch is not None:
@@ -154,7 +154,7 @@ def make_plan(view: GraphView, roles: Roles, options: Options) -> Plan:
     """
     fused = options.fuse != "ops"
     candidates = find_candidates(view, roles, options.min_bytes, fused=fused)
-    return STRATEGIES[options.strategy](candidates, options)
+    return strategy_of(options)(candidates, options)
 
 
 def _failed(graph: Any, error: Exception, options: Options, start: float) -> Report:

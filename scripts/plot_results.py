@@ -66,8 +66,8 @@ def read(paths: Iterable[pathlib.Path]) -> Peaks:
     found: Peaks = {}
     for path in paths:
         content = json.loads(path.read_text(encoding="utf-8"))
-        # Other scripts write a plain list of rows.
-        results = content["results"] if isinstance(content, dict) else {}
+        # Other scripts write a plain list of rows, or groups of tests.
+        results = content.get("results", {}) if isinstance(content, dict) else {}
         for row in results.get("memory", []):
             if row["strategy"] in SERIES and not row.get("jit_compile"):
                 model = found.setdefault(row["model"], {})

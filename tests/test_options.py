@@ -72,10 +72,23 @@ def test_a_near_miss_gets_a_suggestion():
         Options(strategy="recompue")
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "int8", "int4", "int2"])
-def test_precisions_to_come_are_refused(precision):
-    with pytest.raises(OptionsError, match="only precision='exact'"):
-        Options(precision=precision)
+LOSSY = ["bfloat16", "int8", "int4", "int2"]
+
+
+@pytest.mark.parametrize("precision", LOSSY)
+@pytest.mark.parametrize("strategy", ["auto", "forward_ad"])
+def test_a_lossy_precision_needs_a_strategy_that_keeps_derivatives(precision, strategy):
+    assert Options(precision=precision, strategy=strategy).precision == precision
+    with pytest.raises(OptionsError, match="use strategy='auto' or 'forward_ad'"):
+        Options(precision=precision, strategy="recompute")
+
+
+@pytest.mark.parametrize("precision", LOSSY)
+def test_gradients_that_differ_on_purpose_are_not_verified(precision):
+    with pytest.raises(OptionsError, match="verify once with precision='exact'"):
+        Options(precision=precision, verify=True)
+    with pytest.raises(OptionsError, match="verify once with precision='exact'"):
+        Options(precision=precision).replace(verify=True)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +124,8 @@ def test_dictionary_round_trip():
 
 
 def test_the_documented_presets_exist():
-    assert {"exact", "paper", "recompute", "low_memory"} <= set(options_lib.preset_names())
+    documented = {"exact", "paper", "recompute", "low_memory", "lossy_int8"}
+    assert documented <= set(options_lib.preset_names())
 
 
 @pytest.mark.parametrize("name", options_lib.preset_names())
@@ -123,6 +137,7 @@ def test_presets_say_what_their_names_promise():
     assert Options.preset("exact") == Options()
     assert Options.preset("paper").strategy == "forward_ad"
     assert Options.preset("recompute").strategy == "recompute"
+    assert Options.preset("lossy_int8") == Options(precision="int8")
     low_memory = Options.preset("low_memory")
     assert low_memory.strategy == "auto"
     assert low_memory.min_bytes < Options().min_bytes

@@ -8,14 +8,12 @@ elements, so that it is cheaper than the one op it spares.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 import tensorflow as tf
 
 from nested_fad_tf.graph.nodes import Node, Value
 from nested_fad_tf.graph.sizes import Shape
+from nested_fad_tf.plan.maker import NodeMaker
 from nested_fad_tf.plan.rewrite import RewriteBuilder
 
 _GATHER = np.array(0x0102040810204080, np.uint64)
@@ -37,8 +35,7 @@ class Steps:
     """
 
     def __init__(self, builder: RewriteBuilder, origin: Node, count: int | None) -> None:
-        self._builder = builder
-        self._origin = origin
+        self._make = NodeMaker(builder, origin)
         self._count = count
         self.first_unpacked = origin
 
@@ -51,13 +48,14 @@ class Steps:
         Returns:
             uint8[count].
         """
-        rows = self._constant(np.array([-1, 8], np.int32), "/bits/rows")
-        octets = self.reshape(value, rows, (self._count, 8), "/bits/octets")
-        byte = self._cast(octets, tf.uint8, (self._count, 8), "/bits/bytes")
-        word = self._bitcast(byte, tf.uint64, (self._count,), "/bits/words")
+        make = self._make
+        rows = make.constant(np.array([-1, 8], np.int32), "/bits/rows")
+        octets = make.reshape(value, rows, (self._count, 8), "/bits/octets")
+        byte = make.cast(octets, tf.uint8, "/bits/bytes")
+        word = make.bitcast(byte, tf.uint64, (self._count,), "/bits/words")
         gathered = self._binary("Mul", word, _GATHER, "/bits/gather")
         top = self._binary("RightShift", gathered, _TOP_BYTE, "/bits/top")
-        return self._cast(top, tf.uint8, (self._count,), "/bits")
+        return make.cast(top, tf.uint8, "/bits")
 
     def unpack(self, packed: Value) -> Value:
         """Unpacks in the backward pass.
@@ -68,12 +66,13 @@ class Steps:
         Returns:
             bool[count, 8].
         """
-        word = self._cast(packed, tf.uint64, (self._count,), "/unpack/words")
+        make = self._make
+        word = make.cast(packed, tf.uint64, "/unpack/words")
         self.first_unpacked = word.node
         spread = self._binary("Mul", word, _SPREAD, "/unpack/spread")
         own = self._binary("BitwiseAnd", spread, _OWN_BIT, "/unpack/mask")
-        byte = self._bitcast(own, tf.uint8, (self._count, 8), "/unpack/bytes")
-        return self._cast(byte, tf.bool, (self._count, 8), "/unpack/bool")
+        byte = make.bitcast(own, tf.uint8, (self._count, 8), "/unpack/bytes")
+        return make.cast(byte, tf.bool, "/unpack/bool")
 
     def reshape(self, value: Value, shape: Value, static: Shape | None, suffix: str) -> Value:
         """Reshapes.
@@ -87,36 +86,8 @@ class Steps:
         Returns:
             The reshaped value, in the same buffer.
         """
-        attrs = {"T": value.dtype, "Tshape": tf.int32}
-        return self._add("Reshape", [value, shape], value.dtype, static, suffix, attrs)
-
-    def _cast(self, value: Value, dtype: tf.DType, shape: Shape, suffix: str) -> Value:
-        attrs = {"SrcT": value.dtype, "DstT": dtype, "Truncate": False}
-        return self._add("Cast", [value], dtype, shape, suffix, attrs)
-
-    def _bitcast(self, value: Value, dtype: tf.DType, shape: Shape, suffix: str) -> Value:
-        attrs = {"T": value.dtype, "type": dtype}
-        return self._add("Bitcast", [value], dtype, shape, suffix, attrs)
+        return self._make.reshape(value, shape, static, suffix)
 
     def _binary(self, op_type: str, value: Value, operand: np.ndarray, suffix: str) -> Value:
-        other = self._constant(operand, suffix + "/operand")
-        attrs = {"T": value.dtype}
-        return self._add(op_type, [value, other], value.dtype, value.shape, suffix, attrs)
-
-    def _add(
-        self,
-        op_type: str,
-        inputs: list[Value],
-        dtype: tf.DType,
-        shape: Shape | None,
-        suffix: str,
-        attrs: Mapping[str, Any],
-    ) -> Value:
-        node = self._builder.add(
-            op_type, inputs, [(dtype, shape)], origin=self._origin, suffix=suffix, attrs=attrs
-        )
-        return node.outputs[0]
-
-    def _constant(self, array: np.ndarray, suffix: str) -> Value:
-        dtype = tf.as_dtype(array.dtype)
-        return self._builder.constant(array, dtype, origin=self._origin, suffix=suffix)
+        other = self._make.constant(operand, suffix + "/operand")
+        return self._make.binary(op_type, value, other, suffix)

@@ -12,6 +12,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+import tensorflow as tf
+
 from nested_fad_tf.graph.nodes import Node, Value
 from nested_fad_tf.ops import elementwise
 from nested_fad_tf.ops.entry import linear_inputs
@@ -32,6 +34,11 @@ class Region:
 
     nodes: tuple[Node, ...]
     derivatives: Mapping[Value, Mapping[Value, Expr]]
+
+    @property
+    def dtype(self) -> tf.DType:
+        """The dtype of its arithmetic."""
+        return self.nodes[0].outputs[0].dtype
 
 
 def find_regions(candidates: Candidates) -> list[Region]:

@@ -3,7 +3,8 @@
 Every region of element-wise backward ops is replaced by multiplications with its derivatives, which
 the forward pass computes and keeps in place of the values they are computed from, wherever that
 keeps no more than TensorFlow does. Nothing is recomputed, but what is spread from smaller values
-(plan/spread.py) is spread again.
+(plan/spread.py) is spread again. With a lossy precision derivatives are kept in a narrower format
+(plan/narrow.py).
 """
 
 from __future__ import annotations
@@ -12,17 +13,21 @@ import dataclasses
 from collections import Counter
 
 from nested_fad_tf.graph.nodes import Node, Value
-from nested_fad_tf.ops.expr import Const, Expr, Leaf, is_const, leaves, masks
+from nested_fad_tf.ops.expr import Const, Expr, Leaf, is_const, masks
 from nested_fad_tf.options import Options
 from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.chains import find_chains
 from nested_fad_tf.plan.factor import Region, find_regions
 from nested_fad_tf.plan.groups import grouped, unchanged
 from nested_fad_tf.plan.lower import Lowering, NotLowerableError, broadcast_shape
+from nested_fad_tf.plan.narrow import Narrowing, Shelf, narrow_note
 from nested_fad_tf.plan.plan import NOTHING_GAINED, Decision, Keep, Plan, nothing, worthwhile
+from nested_fad_tf.plan.prompt import Prompt
 from nested_fad_tf.plan.rewrite import Rewrite, RewriteBuilder
 from nested_fad_tf.plan.shapes import fold_shapes
+from nested_fad_tf.plan.sources import values_of
 from nested_fad_tf.plan.spread import find_spread, redirect_readers, spread_again
+from nested_fad_tf.plan.wiring import Wiring
 
 _DERIVATIVE = "a chain's derivative: the backward pass is one multiplication with it"
 _AS_TODAY = "read by the backward pass"
@@ -32,7 +37,7 @@ _COMPILED = "jit_compile=True: the compiler moves derivatives back into the back
 @dataclasses.dataclass(frozen=True)
 class _Attempt:
     rewrite: Rewrite
-    derivatives: tuple[Value, ...]
+    derivatives: tuple[Keep, ...]
     replaced: frozenset[int]  # ids of backward nodes
     spread: frozenset[int]  # ids of values that are kept as what they are spread from
 
@@ -51,8 +56,9 @@ def plan(candidates: Candidates, options: Options) -> Plan:
     if candidates.view.compiled:
         return nothing(candidates, options.strategy, before, _COMPILED)
     spread = find_spread(candidates)
-    chosen = _choose(candidates, find_regions(candidates), spread)
-    attempt = _rewrite(candidates, chosen, spread)
+    narrowing = Narrowing(candidates, options)
+    chosen = _choose(candidates, find_regions(candidates), spread, narrowing)
+    attempt = _rewrite(candidates, chosen, spread, narrowing)
     if not attempt.rewrite:
         return nothing(candidates, options.strategy, before)
     rewrite, after = grouped(candidates, attempt.rewrite, options)
@@ -64,8 +70,10 @@ def plan(candidates: Candidates, options: Options) -> Plan:
         if root not in attempt.spread
         and any(node.id not in attempt.replaced for node, _ in readers)
     ]
-    kept = tuple(Keep(v, _DERIVATIVE) for v in attempt.derivatives)
-    kept += tuple(Keep(v, _AS_TODAY) for v in still)
+    read = _read_late(candidates, rewrite)
+    derivatives = tuple(k for k in attempt.derivatives if k.value.id in read)
+    kept = derivatives
+    kept += tuple(Keep(v, _AS_TODAY) for v in still if all(k.value is not v for k in derivatives))
     return Plan(
         options.strategy,
         rewrite,
@@ -74,10 +82,16 @@ def plan(candidates: Candidates, options: Options) -> Plan:
         _decisions(candidates, still),
         before,
         after,
+        note=narrow_note(derivatives, options.precision),
     )
 
 
-def _choose(candidates: Candidates, regions: list[Region], spread: frozenset[int]) -> list[Region]:
+def _choose(
+    candidates: Candidates,
+    regions: list[Region],
+    spread: frozenset[int],
+    narrowing: Narrowing,
+) -> list[Region]:
     """The regions whose derivatives take no more than what they replace.
 
     A value that somebody else reads in the backward pass is kept anyway, so a region frees only
@@ -92,47 +106,53 @@ def _choose(candidates: Candidates, regions: list[Region], spread: frozenset[int
         )
         own = {root for root, count in reads.items() if readers[root] == count} - spread
         spared = sum(candidates.view.values[root].nbytes for root in own)
-        if spared and _bytes_of(candidates, region, own) <= spared:
+        if spared and _bytes_of(candidates, region, own, narrowing) <= spared:
             chosen.append(region)
             readers.subtract(reads)
     return chosen
 
 
-def _bytes_of(candidates: Candidates, region: Region, own: set[int]) -> int:
+def _bytes_of(candidates: Candidates, region: Region, own: set[int], narrowing: Narrowing) -> int:
     """What keeping a region's derivatives takes beyond what is kept anyway."""
     total = 0
+    formats = narrowing.formats(region)
     for derivative in {d for row in region.derivatives.values() for d in row.values()}:
         if isinstance(derivative, Const):
             continue
-        if isinstance(derivative, Leaf):
+        if isinstance(derivative, Leaf) and derivative not in formats:
             assert isinstance(derivative.key, Value)
             root = derivative.key.storage
             kept_anyway = root.id not in own or candidates.free[root.id]
             total += 0 if kept_anyway else root.nbytes
         else:
-            total += _size(derivative)
+            total += narrowing.nbytes(derivative, region.dtype, formats.get(derivative))
     return total
 
 
-def _size(derivative: Expr) -> int:
-    """Bytes of a derivative: the largest of what it is computed from, as it broadcasts."""
-    values = _reads(derivative)
-    wide = max(v.dtype.size for v in values)
-    elements = max(v.nbytes // v.dtype.size for v in values)
-    return elements * wide
-
-
-def _rewrite(candidates: Candidates, regions: list[Region], spread: frozenset[int]) -> _Attempt:
+def _rewrite(
+    candidates: Candidates,
+    regions: list[Region],
+    spread: frozenset[int],
+    narrowing: Narrowing,
+) -> _Attempt:
     builder = RewriteBuilder(candidates.view)
-    derivatives: dict[int, Value] = {}
+    prompt = Prompt(candidates, builder)
+    derivatives: dict[int, Keep] = {}
     replaced: set[int] = set()
     for region in regions:
+        shelf = Shelf(builder, _origin(region))
         try:
-            made = _replace(candidates, region, spread, builder)
+            made = _replace(candidates, region, spread, narrowing, shelf, builder)
             _release(candidates, region, builder)
         except NotLowerableError:
             continue
-        derivatives.update({v.id: v for v in made})
+        derivatives.update({v.id: Keep(v, _DERIVATIVE) for v in made})
+        for stored in shelf.stored.values():
+            keep = stored.keep(_DERIVATIVE)
+            derivatives[keep.value.id] = keep
+            source = narrowing.latest_source(stored.derivative)
+            assert source is not None
+            prompt.pack_early(source, stored.parts[0].node)
         replaced.update(node.id for node in region.nodes)
     spread = redirect_readers(candidates, spread, frozenset(replaced), builder)
     if replaced or spread:
@@ -142,13 +162,19 @@ def _rewrite(candidates: Candidates, regions: list[Region], spread: frozenset[in
 
 
 def _replace(
-    candidates: Candidates, region: Region, spread: frozenset[int], builder: RewriteBuilder
+    candidates: Candidates,
+    region: Region,
+    spread: frozenset[int],
+    narrowing: Narrowing,
+    shelf: Shelf,
+    builder: RewriteBuilder,
 ) -> list[Value]:
-    """Replaces a region by products; gives the derivatives that are kept."""
+    """Replaces a region by products; gives the derivatives that are kept as they are."""
     made: dict[int, Value] = {}
     results: dict[Value, Value] = {}
     members = {node.id for node in region.nodes}
-    forward = Lowering(builder, region.nodes[0].outputs[0].dtype, _origin(region), "/derivative")
+    formats = narrowing.formats(region)
+    forward = Lowering(builder, region.dtype, _origin(region), "/derivative")
     for out, row in region.derivatives.items():
         terms = []
         for cotangent, derivative in row.items():
@@ -156,10 +182,14 @@ def _replace(
                 terms.append(cotangent)
                 continue
             factor = forward.lower(derivative)
+            format = formats.get(derivative)
             if factor.id in spread:
                 factor = spread_again(builder, factor, cotangent)
-            elif not isinstance(derivative, Const | Leaf):
-                made[factor.id] = factor
+            elif format is not None:
+                shelf.put(derivative, factor, format)
+                factor = shelf.take(factor, cotangent)
+            elif _is_kept(candidates, narrowing, derivative):
+                made[factor.storage.id] = factor.storage
             times = "MulNoNan" if masks(derivative) else "Mul"
             terms.append(_binary(builder, times, cotangent, factor, out.node))
         if not terms:
@@ -176,9 +206,37 @@ def _replace(
     return list(made.values())
 
 
+def _is_kept(candidates: Candidates, narrowing: Narrowing, derivative: Expr) -> bool:
+    """Whether a derivative is a buffer of its own that lives on into the backward pass."""
+    if isinstance(derivative, Leaf):
+        assert isinstance(derivative.key, Value)
+        early = narrowing.latest_source(derivative) is not None
+        return early and not candidates.is_free(derivative.key)
+    return not isinstance(derivative, Const)
+
+
+def _read_late(candidates: Candidates, rewrite: Rewrite) -> set[int]:
+    """Ids of the buffers that what the rewrite adds to the backward pass reads.
+
+    An output of a region that is read for its shape alone, or not at all once that is known, needs
+    no derivative.
+    """
+    wiring = Wiring(candidates.view, rewrite)
+    late = [*candidates.roles.cotangent, *[False] * len(rewrite.nodes)]
+    read: set[int] = set()
+    for node in rewrite.nodes:
+        before = [*(v.node for v in node.inputs), *node.controls]
+        late[node.id] = any(late[other.id] for other in before)
+        if late[node.id] and wiring.live[node.id]:
+            read.update(v.storage.id for v in node.inputs)
+    return read
+
+
 def _release(candidates: Candidates, region: Region, builder: RewriteBuilder) -> None:
     """Lets everything that a region's derivatives are computed from run in the forward pass."""
-    stack = [v.node for row in region.derivatives.values() for d in row.values() for v in _reads(d)]
+    stack = [
+        v.node for row in region.derivatives.values() for d in row.values() for v in values_of(d)
+    ]
     seen: set[int] = set()
     while stack:
         node = stack.pop()
@@ -188,10 +246,6 @@ def _release(candidates: Candidates, region: Region, builder: RewriteBuilder) ->
         if candidates.is_tied_factor(node):
             builder.release(node)
         stack.extend(v.node for v in node.inputs)
-
-
-def _reads(derivative: Expr) -> list[Value]:
-    return [v for v in leaves(derivative) if isinstance(v, Value)]
 
 
 def _origin(region: Region) -> Node:
@@ -206,10 +260,13 @@ def _binary(builder: RewriteBuilder, op_type: str, a: Value, b: Value, origin: N
 
 def _decisions(candidates: Candidates, still: list[Value]) -> tuple[Decision, ...]:
     kept_ids = {v.id for v in still}
+    spared = [v for v in candidates.kept_today if v.id not in kept_ids]
+    # A factor that nothing but the backward pass is for belongs to no chain: to that it reads from.
+    touched = {v.id for v in spared} | {i.storage.id for v in spared for i in v.node.inputs}
     decisions = []
     for chain in find_chains(candidates):
         kept = tuple(v for v in chain.kept_today if v.id in kept_ids)
-        if len(kept) < len(chain.kept_today):
+        if len(kept) < len(chain.kept_today) or any(v.id in touched for v in chain.inputs):
             decisions.append(
                 Decision(chain, "keep derivatives", kept, "derivatives take no more bytes")
             )

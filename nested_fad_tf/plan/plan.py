@@ -25,16 +25,26 @@ class Keep:
         value: The buffer.
         why: Why it is kept.
         packed: Whether it is kept as bits.
+        narrow: The lossy format that it is in; empty if it is kept as it was computed.
+        beside: Small buffers that belong to it, such as the scales of a narrow one.
     """
 
     value: Value
     why: str
     packed: bool = False
+    narrow: str = ""
+    beside: tuple[Value, ...] = ()
 
     @property
     def nbytes(self) -> int:
-        """The bytes it takes while it is kept."""
-        return cost.stored_bytes(self.value) if self.packed else self.value.nbytes
+        """The bytes it takes while it is kept, with what belongs to it."""
+        own = cost.stored_bytes(self.value) if self.packed else self.value.nbytes
+        return own + sum(v.nbytes for v in self.beside)
+
+    @property
+    def format(self) -> str:
+        """How it is kept: "exact", "bits" (exact, too) or the name of a lossy format."""
+        return self.narrow or ("bits" if self.packed else "exact")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +77,8 @@ class Plan:
         before: Simulated lifetimes without the rewrite.
         after: Simulated lifetimes with it; the peak is never above `before`'s.
         reason: Why nothing is done; empty if something is.
-        note: What came of the budget; empty if there is none, or nothing was to be done for it.
+        note: What came of the budget or of a lossy precision; empty if there is neither, or nothing
+            was to be done for it.
     """
 
     strategy: str
@@ -109,7 +120,7 @@ def nothing(
         strategy: The strategy that found nothing to gain.
         before: Lifetimes without a rewrite.
         reason: Why nothing is done.
-        note: What came of the budget.
+        note: What came of the budget or of a lossy precision.
 
     Returns:
         The plan.

@@ -5,12 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from nested_fad_tf.options import Options
-from nested_fad_tf.plan import auto, forward_ad
+from nested_fad_tf.plan import auto, forward_ad, lossy
 from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.plan import Plan
 
-STRATEGIES: Mapping[str, Callable[[Candidates, Options], Plan]] = {
+Strategy = Callable[[Candidates, Options], Plan]
+
+STRATEGIES: Mapping[str, Strategy] = {
     "auto": auto.plan,
     "recompute": auto.plan,
     "forward_ad": forward_ad.plan,
 }
+
+# Those that keep derivatives, when these may be stored with a loss.
+LOSSY_STRATEGIES: Mapping[str, Strategy] = {
+    "auto": lossy.plan,
+    "forward_ad": forward_ad.plan,
+}
+
+
+def strategy_of(options: Options) -> Strategy:
+    """The strategy that the options ask for.
+
+    Args:
+        options: The strategy's name, and the precision.
+
+    Returns:
+        What makes the plan.
+    """
+    table = STRATEGIES if options.precision == "exact" else LOSSY_STRATEGIES
+    return table[options.strategy]

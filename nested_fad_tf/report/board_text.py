@@ -46,6 +46,8 @@ def report(
         whole = dataclasses.replace(content, kept=tuple(kept))
         shown += [_layers(kept), tables.kept(_as_model(whole), applied=applied), _chains(content)]
     parts = [tables.markdown(table) for table in shown if table.rows]
+    if content.note:
+        parts.insert(0, f"{content.note}.")
     if content.reason:
         parts.insert(0, f"`{content.function_name}` was left as it was: {content.reason}.")
     return "\n\n".join(parts)

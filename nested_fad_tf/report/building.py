@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from nested_fad_tf.graph.nodes import Node, Value
 from nested_fad_tf.graph.roles import Roles
 from nested_fad_tf.graph.view import GraphView
+from nested_fad_tf.options import Options
 from nested_fad_tf.plan.outside import OutsidePlan, Residual
 from nested_fad_tf.plan.plan import Decision, Keep, Plan
 from nested_fad_tf.plan.rewrite import SCOPE
@@ -22,6 +23,7 @@ _READ_BY_CHAIN = "read by the gradient of an op of a chain"
 _LEFT_ALONE = "nothing less would do for this chain's gradient"
 _RESIDUAL = "what this chain's gradient is computed from"
 _DERIVATIVE = "computed in the forward pass for this chain's gradient"
+_EXACT_OUTSIDE = "differentiated from outside: what is kept is exact there, whatever the precision"
 _LONGEST_WHY = 240
 
 
@@ -59,20 +61,22 @@ def from_plan(view: GraphView, plan: Plan, roles: Roles, seconds: float) -> Repo
     backward = [a or b for a, b in zip(roles.cotangent, roles.gradient_scope, strict=True)]
     before, after = ({k.value.id for k in keeps} for keeps in (plan.kept_before, plan.kept_after))
 
-    added = [(k.value, sources_of(k.value.node)) for k in plan.kept_after if k.value.node.origin]
+    added = [(k, sources_of(k.value.node)) for k in plan.kept_after if k.value.node.origin]
 
     def chain(decision: Decision) -> ChainReport:
         nodes = decision.chain.nodes
-        new = [v for v, sources in added if any(n.id in sources for n in nodes)]
+        new = [keep for keep, sources in added if any(n.id in sources for n in nodes)]
+        bytes_after = sum(v.nbytes for v in decision.kept) + sum(k.nbytes for k in new)
+        made = [keep.value.node for keep in new]
         return ChainReport(
             name=decision.chain.name,
             ops=tuple(node.op_type for node in nodes),
             action=decision.action,
             bytes_before=sum(v.nbytes for v in decision.chain.kept_today),
-            bytes_after=sum(v.nbytes for v in (*decision.kept, *new)),
+            bytes_after=bytes_after,
             why=decision.why,
             formula=formula_of(view, nodes, backward),
-            neighbours=neighbours_of(view, nodes, [v.node for v in new], before, after, backward),
+            neighbours=neighbours_of(view, nodes, made, before, after, backward),
         )
 
     timeline = timeline_of(view, roles, plan.before)
@@ -100,14 +104,14 @@ def from_plan(view: GraphView, plan: Plan, roles: Roles, seconds: float) -> Repo
 
 
 def from_outside_plan(
-    view: GraphView, plan: OutsidePlan, strategy: str, reason: str, seconds: float
+    view: GraphView, plan: OutsidePlan, options: Options, reason: str, seconds: float
 ) -> Report:
     """A report on a function that is differentiated from outside.
 
     Args:
         view: The graph.
         plan: What is done with it.
-        strategy: The strategy asked for.
+        options: What was asked for.
         reason: Why nothing is done; empty if something is.
         seconds: Time spent.
 
@@ -145,7 +149,7 @@ def from_outside_plan(
         function_name=view.name,
         changed=bool(plan.residuals),
         reason=reason,
-        strategy=strategy,
+        strategy=options.strategy,
         chains=tuple(map(chain, plan.residuals)),
         kept=_largest_first(kept),
         kept_bytes_before=sum(k.bytes for k in kept_before),
@@ -155,6 +159,7 @@ def from_outside_plan(
         seconds=seconds,
         nominal_size=view.nominal if unknown else None,
         kept_before=_largest_first(kept_before),
+        note=_EXACT_OUTSIDE if options.precision != "exact" and plan.residuals else "",
     )
 
 
@@ -181,6 +186,7 @@ def combined(
     """
     changed = any(r.changed for r in reports)
     reasons = dict.fromkeys(r.reason for r in reports if r.reason)
+    notes = dict.fromkeys(r.note for r in reports if r.note)
     nominal = [r.nominal_size for r in reports if r.nominal_size]
     ordered = sorted(entries, key=lambda entry: -_entry_point(*entry).kept_bytes_before)
     points = tuple(_entry_point(*entry) for entry in ordered)
@@ -201,6 +207,7 @@ def combined(
         functions=tuple(reports),
         kept_before=_largest_first(k for r in run for k in r.kept_before),
         entry_points=points,
+        note="; ".join(notes),
     )
 
 
@@ -228,7 +235,8 @@ def _kept_of(residual: Residual) -> Iterator[Kept]:
 
 
 def _kept(keep: Keep) -> Kept:
-    return _kept_value(keep.value, keep.nbytes, keep.why)
+    kept = _kept_value(keep.value, keep.nbytes, keep.why)
+    return dataclasses.replace(kept, format=keep.format)
 
 
 def _kept_value(value: Value, nbytes: int, why: str) -> Kept:

@@ -29,6 +29,8 @@ class Kept:
         dtype: Name of the dtype.
         bytes: What keeping it takes; unknown dimensions at the report's nominal size.
         why: Why it is kept.
+        format: How it is kept: "exact"; "bits", eight booleans to a byte and exact, too; or a lossy
+            format, as in `Options.precision`.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Kept:
     dtype: str
     bytes: int
     why: str
+    format: str = "exact"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +120,7 @@ class Report:
         timeline_after: The same as the function runs now.
         entry_points: For a SavedModel: the functions that programs call, what keeps most first.
             What this report says is kept is of the first one.
-        note: What came of `Options.budget`; empty if there is none.
+        note: What came of `Options.budget` and of a lossy precision; empty if there is neither.
     """
 
     function_name: str

@@ -1,0 +1,93 @@
+"""What a format that derivatives are stored in has to offer."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import tensorflow as tf
+
+from nested_fad_tf.graph.nodes import Value
+from nested_fad_tf.graph.sizes import Shape
+from nested_fad_tf.plan.maker import NodeMaker
+
+
+@dataclasses.dataclass(frozen=True)
+class Extent:
+    """How large a derivative is.
+
+    Attributes:
+        dtype: Its dtype.
+        shape: Its static shape, `None` for an unknown rank.
+        elements: How many elements it has, unknown dimensions at their nominal size.
+        nominal: That size.
+    """
+
+    dtype: tf.DType
+    shape: Shape | None
+    elements: int
+    nominal: int
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes as it is."""
+        return self.elements * int(self.dtype.size)
+
+    def count(self, axes: Sequence[int]) -> int:
+        """How many elements lie along some axes.
+
+        Args:
+            axes: The axes.
+
+        Returns:
+            The product of their sizes, unknown ones at the nominal size.
+        """
+        assert self.shape is not None
+        dims = [self.shape[axis] for axis in axes]
+        return math.prod(self.nominal if d is None else d for d in dims)
+
+
+class Format(Protocol):
+    """A way to store floating-point numbers in fewer bytes, with a loss.
+
+    A number that isn't finite must not come back finite, and zero must come back as zero: it masks.
+    """
+
+    @property
+    def name(self) -> str:
+        """What the report calls it."""
+
+    def stored_bytes(self, extent: Extent) -> int | None:
+        """What a tensor takes.
+
+        Args:
+            extent: How large it is.
+
+        Returns:
+            The bytes; `None` if the format can't hold it.
+        """
+
+    def pack(self, make: NodeMaker, value: Value) -> tuple[Value, ...]:
+        """Adds the nodes that store a tensor.
+
+        Args:
+            make: Makes them, in the forward pass.
+            value: The tensor; `stored_bytes` is not `None` for it.
+
+        Returns:
+            What is kept, the largest first.
+        """
+
+    def unpack(self, make: NodeMaker, parts: tuple[Value, ...], value: Value) -> Value:
+        """Adds the nodes that bring it back.
+
+        Args:
+            make: Makes them, in the backward pass.
+            parts: What `pack` gave.
+            value: The tensor that was stored: gives the dtype and the shape.
+
+        Returns:
+            A tensor close to it.
+        """
