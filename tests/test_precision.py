@@ -137,7 +137,7 @@ def test_a_batch_of_unknown_size(precision):
         part = [args[0][:batch], *args[1:]]
         loss, gradients = rewritten(*part)
         expected, exact = tf.function(step)(*part)
-        np.testing.assert_allclose(loss, expected, rtol=1e-6)
+        np.testing.assert_allclose(loss, expected, rtol=1e-5)
         assert error_and_cosine(gradients, exact)[0] < ERROR[precision]
     (report,) = rewritten.reports
     assert report.changed

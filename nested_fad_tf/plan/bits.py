@@ -12,7 +12,6 @@ import numpy as np
 import tensorflow as tf
 
 from nested_fad_tf.graph.nodes import Node, Value
-from nested_fad_tf.graph.sizes import Shape
 from nested_fad_tf.plan.maker import NodeMaker
 from nested_fad_tf.plan.rewrite import RewriteBuilder
 
@@ -31,11 +30,12 @@ class Steps:
         count: Its number of elements divided by eight, `None` if unknown.
 
     Attributes:
+        make: Makes the nodes.
         first_unpacked: The node that the latest `unpack` starts with.
     """
 
     def __init__(self, builder: RewriteBuilder, origin: Node, count: int | None) -> None:
-        self._make = NodeMaker(builder, origin)
+        self.make = NodeMaker(builder, origin)
         self._count = count
         self.first_unpacked = origin
 
@@ -48,7 +48,7 @@ class Steps:
         Returns:
             uint8[count].
         """
-        make = self._make
+        make = self.make
         rows = make.constant(np.array([-1, 8], np.int32), "/bits/rows")
         octets = make.reshape(value, rows, (self._count, 8), "/bits/octets")
         byte = make.cast(octets, tf.uint8, "/bits/bytes")
@@ -66,7 +66,7 @@ class Steps:
         Returns:
             bool[count, 8].
         """
-        make = self._make
+        make = self.make
         word = make.cast(packed, tf.uint64, "/unpack/words")
         self.first_unpacked = word.node
         spread = self._binary("Mul", word, _SPREAD, "/unpack/spread")
@@ -74,20 +74,6 @@ class Steps:
         byte = make.bitcast(own, tf.uint8, (self._count, 8), "/unpack/bytes")
         return make.cast(byte, tf.bool, "/unpack/bool")
 
-    def reshape(self, value: Value, shape: Value, static: Shape | None, suffix: str) -> Value:
-        """Reshapes.
-
-        Args:
-            value: What to reshape.
-            shape: The new shape, a tensor.
-            static: The same, as far as it is known.
-            suffix: Of the node's name.
-
-        Returns:
-            The reshaped value, in the same buffer.
-        """
-        return self._make.reshape(value, shape, static, suffix)
-
     def _binary(self, op_type: str, value: Value, operand: np.ndarray, suffix: str) -> Value:
-        other = self._make.constant(operand, suffix + "/operand")
-        return self._make.binary(op_type, value, other, suffix)
+        other = self.make.constant(operand, suffix + "/operand")
+        return self.make.binary(op_type, value, other, suffix)

@@ -72,8 +72,8 @@ def plan(candidates: Candidates, options: Options) -> Plan:
     ]
     read = _read_late(candidates, rewrite)
     derivatives = tuple(k for k in attempt.derivatives if k.value.id in read)
-    kept = derivatives
-    kept += tuple(Keep(v, _AS_TODAY) for v in still if all(k.value is not v for k in derivatives))
+    listed = {keep.value.id for keep in derivatives}
+    kept = derivatives + tuple(Keep(v, _AS_TODAY) for v in still if v.id not in listed)
     return Plan(
         options.strategy,
         rewrite,

@@ -34,12 +34,14 @@ def plan(candidates: Candidates, options: Options) -> Plan:
     exact = auto.plan(candidates, exactly.replace(budget=None))
     narrow = forward_ad.plan(candidates, options)
     limit = options.budget_bytes(exact.before.peak_bytes)
+    need = narrow.after.peak_bytes
     if limit is None:
-        lower = narrow.after.peak_bytes <= (1 + _ABOUT_EQUAL) * exact.after.peak_bytes
+        lower = need <= (1 + _ABOUT_EQUAL) * exact.after.peak_bytes
     else:
-        if not narrow.after.peak_bytes <= limit < exact.after.peak_bytes:
+        loss_is_enough = need <= limit < exact.after.peak_bytes
+        if not loss_is_enough:
             exact = auto.plan(candidates, exactly)
-        lower = narrow.after.peak_bytes < exact.after.peak_bytes and limit < exact.after.peak_bytes
+        lower = max(need, limit) < exact.after.peak_bytes
     peaks = f"{_mib(narrow)} MiB with derivatives in {options.precision}, {_mib(exact)} MiB exact"
     if narrow.rewrite and lower:
         return dataclasses.replace(narrow, note=_joined(narrow.note, f"predicted peaks: {peaks}"))

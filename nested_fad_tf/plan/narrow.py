@@ -7,6 +7,7 @@ forward pass never reads them, so that outputs and the loss are what they were.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Sequence
 
@@ -69,7 +70,11 @@ class Narrowing:
         self._candidates = candidates
         self._options = options
         self._factors = find_factors(candidates)
-        self._awaited = find_awaited(candidates)
+
+    @functools.cached_property
+    def _awaited(self) -> list[bool]:
+        """Per node id, whether it is a cotangent that has to be waited for: see `sources`."""
+        return find_awaited(self._candidates)
 
     def formats(self, region: Region) -> dict[Expr, Format]:
         """The formats that the derivatives of a region are stored in.
@@ -83,6 +88,8 @@ class Narrowing:
         Returns:
             For each derivative that is stored with a loss its format.
         """
+        if self._options.precision == "exact":
+            return {}
         pairs = [pair for row in region.derivatives.values() for pair in row.items()]
         at_once = {d for cotangent, d in pairs if not self._awaited[cotangent.node.id]}
         found = {d: self.format_of(d, region.dtype) for _, d in pairs if d not in at_once}

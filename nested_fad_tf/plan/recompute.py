@@ -224,7 +224,8 @@ class Recomputation:
         steps, words = self._packed_words[value.id]
         boolean = steps.unpack(words)
         scope.hold(steps.first_unpacked, self._gates)
-        return steps.reshape(boolean, self._shape_of(value, value), value.shape, "/unpack")
+        shape = self._shape_of(value, value)
+        return steps.make.reshape(boolean, shape, value.shape, "/unpack")
 
 
 def _is_missing(value: Value, scope: _Scope) -> bool:
