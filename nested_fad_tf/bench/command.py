@@ -13,10 +13,12 @@ import tensorflow as tf
 from rich.console import Console
 
 from nested_fad_tf.bench import agreement, catalog, fit, models, runner, variants
+from nested_fad_tf.graph import devices
+from nested_fad_tf.plan import price_files
 from nested_fad_tf.report import files
 
 # Column title -> text of the cell, by kind of row.
-_Column = tuple[str, Callable[[Any], str]]
+Column = tuple[str, Callable[[Any], str]]
 
 
 def run_bench(
@@ -43,7 +45,7 @@ def run_bench(
     Raises:
         ValueError: If a model or something to measure is not known.
     """
-    chosen = _chosen_models(models)
+    chosen = chosen_models(models)
     if unknown := set(what) - set(catalog.WHAT):
         raise ValueError(f"cannot measure {sorted(unknown)}; there are: {', '.join(catalog.WHAT)}")
     console, progress = Console(), Console(stderr=True)
@@ -59,11 +61,22 @@ def run_bench(
         console.out(markdown(rows, _COLUMNS[kind]), highlight=False)
         results[kind] = [dataclasses.asdict(row) for row in rows]
     if json_path is not None:
-        _write(pathlib.Path(json_path), results)
+        write(pathlib.Path(json_path), results)
     return results
 
 
-def _chosen_models(chosen: Sequence[str]) -> list[str]:
+def chosen_models(chosen: Sequence[str]) -> list[str]:
+    """The models that names stand for.
+
+    Args:
+        chosen: Names of `nested_fad_tf.bench.models`; "all" stands for every one.
+
+    Returns:
+        Names.
+
+    Raises:
+        ValueError: If there is no such model.
+    """
     known = models.names()
     if "all" in chosen:
         return known
@@ -96,7 +109,7 @@ def _fit_row(model: str, strategy: str) -> fit.FitRow:
     return fit.fit_row(model, strategy, loop.plain_peak / loop.peak)
 
 
-def markdown(rows: Sequence[Any], columns: Sequence[_Column]) -> str:
+def markdown(rows: Sequence[Any], columns: Sequence[Column]) -> str:
     """Formats rows as a Markdown table.
 
     Args:
@@ -118,14 +131,20 @@ def markdown(rows: Sequence[Any], columns: Sequence[_Column]) -> str:
     return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
 
 
-def _write(path: pathlib.Path, results: dict[str, list[dict[str, Any]]]) -> None:
-    """Writes the rows with what they depend on."""
+def write(path: pathlib.Path, results: dict[str, list[dict[str, Any]]]) -> None:
+    """Writes rows with what they depend on.
+
+    Args:
+        path: The file.
+        results: Rows as dictionaries, by what was measured.
+    """
     content = {
         "tensorflow": tf.__version__,
         "python": platform.python_version(),
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "gpus": [device.name for device in tf.config.list_physical_devices("GPU")],
+        "prices": price_files.current(devices.kind_of_most([""])).source,
         "results": results,
     }
     files.write_json(path, content)
@@ -143,11 +162,11 @@ def _gain(row: runner.MemoryRow) -> str:
     return f"{row.plain_peak / row.peak:.2f}x" if row.peak else "-"
 
 
-_COMMON: list[_Column] = [
+_COMMON: list[Column] = [
     ("model", lambda row: row.model),
     ("strategy", lambda row: row.strategy),
 ]
-_COLUMNS: dict[str, list[_Column]] = {
+_COLUMNS: dict[str, list[Column]] = {
     "memory": [
         *_COMMON,
         ("peak MiB", lambda row: _pair(row.plain_peak, row.peak)),

@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 PLAIN = "plain"
+_TRADEOFF = " tradeoff="
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,8 @@ def wrap(function: Callable[..., Any], strategy: str, how: How = DEFAULT) -> Any
 
     Args:
         function: A step or gradient function of a `Problem`.
-        strategy: "plain" for `tf.function`, or a strategy of `nested_fad_tf.Options`.
+        strategy: "plain" for `tf.function`, a strategy of `nested_fad_tf.Options`, or what
+            `with_tradeoff` gave.
         how: What else it is made with.
 
     Returns:
@@ -44,10 +46,24 @@ def wrap(function: Callable[..., Any], strategy: str, how: How = DEFAULT) -> Any
         return tf.function(function, autograph=False, jit_compile=how.jit_compile or None)
     import nested_fad_tf
 
-    options = nested_fad_tf.Options(strategy=strategy, fuse=how.fuse, on_error="raise")  # type: ignore[arg-type]
+    name, *tradeoff = strategy.split(_TRADEOFF)
+    changes = {"tradeoff": float(tradeoff[0])} if tradeoff else {}
+    options = nested_fad_tf.Options(strategy=name, fuse=how.fuse, on_error="raise", **changes)  # type: ignore[arg-type]
     return nested_fad_tf.function(
         function, options=options, autograph=False, jit_compile=how.jit_compile or None
     )
+
+
+def with_tradeoff(tradeoff: float) -> str:
+    """The version of a step that weighs bytes and seconds in another way.
+
+    Args:
+        tradeoff: As in `nested_fad_tf.Options`.
+
+    Returns:
+        What `wrap` takes for a strategy.
+    """
+    return f"auto{_TRADEOFF}{tradeoff:g}"
 
 
 def report_numbers(function: Any) -> dict[str, Any]:
@@ -57,8 +73,8 @@ def report_numbers(function: Any) -> dict[str, Any]:
         function: What `wrap` gave, traced.
 
     Returns:
-        changed, kept_bytes_before/after, predicted_peak_before/after, rewrite_seconds; empty for
-        plain functions.
+        changed, kept_bytes_before/after, predicted_peak_before/after, again_seconds,
+        rewrite_seconds; empty for plain functions.
     """
     reports = getattr(function, "reports", None)
     if not reports:
@@ -70,5 +86,6 @@ def report_numbers(function: Any) -> dict[str, Any]:
         "kept_bytes_after": report.kept_bytes_after,
         "predicted_peak_before": report.predicted_peak_before,
         "predicted_peak_after": report.predicted_peak_after,
+        "again_seconds": report.predicted_seconds_again,
         "rewrite_seconds": report.seconds,
     }

@@ -8,7 +8,7 @@ from typing import Any, get_args
 from absl import flags
 
 from nested_fad_tf.bench import catalog
-from nested_fad_tf.cli import choices, quiet
+from nested_fad_tf.cli import bench_modes, choices, quiet
 from nested_fad_tf.cli.command import Command, UsageError
 from nested_fad_tf.options import Fuse, Strategy
 
@@ -34,10 +34,11 @@ def _define_flags(values: flags.FlagValues) -> None:
         "Whether XLA compiles the steps as a whole, the plain ones too.",
         flag_values=values,
     )
+    bench_modes.define_flags(values)
     flags.DEFINE_list(
         "what",
-        ["memory", "time"],
-        f"What to measure, or {_ALL}:\n"
+        None,
+        f"What to measure, or {_ALL} (default: memory,time; with --sweep nothing):\n"
         "memory: peak of a step, requested bytes and whole process, each in a fresh process\n"
         "time: steady steps, all versions alternating in one process\n"
         "gradients: how far loss and gradients are from plain TensorFlow's\n"
@@ -63,7 +64,8 @@ def _define_flags(values: flags.FlagValues) -> None:
 def _run(values: Mapping[str, Any]) -> None:
     models = _several("models", values["models"], catalog.MODELS)
     strategies = _several("strategies", values["strategies"], _STRATEGIES)
-    what = _several("what", values["what"], catalog.WHAT)
+    what = _several("what", bench_modes.measured(values), catalog.WHAT)
+    bench_modes.check(values, what)
     dtypes = _several("dtypes", values["dtypes"], catalog.DTYPES)
     fuse = choices.one_of("fuse", values["fuse"], _FUSE)
     json_path = choices.writable("json", values["json"])
@@ -72,16 +74,23 @@ def _run(values: Mapping[str, Any]) -> None:
         raise UsageError("--plot draws memory against time: it needs --what=memory,time")
     quiet.start_tensorflow()
     # Only now: this imports TensorFlow and Keras.
-    from nested_fad_tf.bench import command, variants
+    from nested_fad_tf.bench import calibration_run, command, sweep, variants
 
-    results = command.run_bench(
-        models=models,
-        strategies=strategies,
-        how=variants.How(fuse, values["jit_compile"]),
-        json_path=json_path,
-        what=what,
-        dtypes=dtypes,
-    )
+    if values["calibrate"]:
+        calibration_run.run_calibration(json_path)
+        return
+    how = variants.How(fuse, values["jit_compile"])
+    if values["sweep"]:
+        results = sweep.run_sweep(models, how, what, json_path)
+    else:
+        results = command.run_bench(
+            models=models,
+            strategies=strategies,
+            how=how,
+            json_path=json_path,
+            what=what,
+            dtypes=dtypes,
+        )
     if plot_folder:
         from nested_fad_tf.report import plots
 
@@ -101,12 +110,16 @@ COMMAND = Command(
     summary="measure memory, time and agreement of public models, plain and rewritten",
     description=(
         "Measures the memory peak and the step time of public models, plain and rewritten with "
-        "each strategy, or how far gradients and losses agree, and prints a table of each."
+        "each strategy, or how far gradients and losses agree, and prints a table of each.\n\n"
+        "Or it measures what ops take on this machine (--calibrate), or shows what each trade-off "
+        "of bytes against seconds gives, with the Pareto front marked (--sweep)."
     ),
     define_flags=_define_flags,
     run=_run,
     examples=(
         "bench --models=mish_mlp --strategies=auto,recompute --json=bench.json --plot=figures",
         "bench --models=bert --what=gradients,losses --dtypes=all",
+        "bench --models=gelu_mlp --sweep --what=memory,time --plot=figures",
+        "bench --calibrate",
     ),
 )

@@ -98,19 +98,25 @@ def lasting_ban(view: GraphView, node: Node) -> str | None:
         return "stateful: running it twice could be noticed"
     if node.op_type in random.STATELESS or node.op_type in random.STATEFUL:
         return "random numbers are drawn once"
-    known = (
-        node.op_type in elementwise.TABLE
-        or node.op_type in parts.TABLE
-        or node.op_type in views.LAYOUT
-        or node.op_type in views.ALIASES
-        or node.op_type in views.SHAPE_ONLY
-        or (node.op_type in heavy.TABLE and _is_whole(node))
-    )
-    if not known:
+    heavy_part = node.op_type in heavy.TABLE and not _is_whole(node)
+    if not (has_price(node) or node.op_type in views.ALIASES) or heavy_part:
         return _NOT_KNOWN
     if any(v.dtype in (tf.resource, tf.variant, tf.string) for v in [*node.inputs, *node.outputs]):
         return "handles resources, variants or strings"
     return None
+
+
+def has_price(node: Node) -> bool:
+    """Whether `recompute_price` knows what a node takes.
+
+    Args:
+        node: A node.
+
+    Returns:
+        Whether it does.
+    """
+    tables = (elementwise.TABLE, parts.TABLE, views.LAYOUT, views.SHAPE_ONLY, heavy.TABLE)
+    return any(node.op_type in table for table in tables)
 
 
 def _is_whole(node: Node) -> bool:
