@@ -93,6 +93,12 @@ def run_sweep(
         found["sweep"] += with_front(planned)
     print(command.markdown(found["sweep"], _columns(what)))
     print(f"\n*: none of the others is better in {_axes(what)}")
+    for row in found.get("time", []):
+        if row.strategy == runner.CONTROL:
+            print(
+                f"{row.model}: times of plain TensorFlow against itself are"
+                f" {row.ratio_low:.2f}-{row.ratio_high:.2f}x"
+            )
     results = {kind: [dataclasses.asdict(row) for row in rows] for kind, rows in found.items()}
     if json_path is not None:
         command.write(json_path, results)

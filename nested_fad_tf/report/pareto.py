@@ -65,7 +65,7 @@ def pareto(results: Path | Mapping[str, Any] | Sequence[Path]) -> Figure:
         axes.set_ylim(bottom=0)
         front = _front(list(points.values()))
         _draw_front(axes, front)
-        if len(strategies) > 1:
+        if 1 < len(strategies) <= len(SERIES):  # else colours repeat; the points have names
             for strategy, color in zip(strategies, SERIES, strict=False):
                 axes.plot([], [], "o", color=color, label=strategy)
         axes.legend(loc="lower right")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import types
 
 import tensorflow as tf
 
 import nested_fad_tf as nfad
-from nested_fad_tf.bench import models, sweep, variants
+from nested_fad_tf.bench import models, runner, sweep, variants
 
 
 def small(name):
@@ -63,3 +64,30 @@ def row(tradeoff, time, memory):
 def test_the_front_is_what_nothing_beats():
     rows = [row(0, 1.5, 10), row(1, 1.2, 10), row(2, 1.1, 30), row(3, 1.0, 20), row(4, 1.0, 20)]
     assert [r.best for r in sweep.with_front(rows)] == [False, True, False, True, True]
+
+
+def test_what_was_measured_decides_about_the_front(monkeypatch, capsys):
+    def memory(model, label, how):
+        return fake_row(runner.MemoryRow, model, label, peak=50, plain_peak=100)
+
+    def times(names, labels, how):
+        ratios = dict(zip(labels, (1.2, 1.1), strict=True)) | {runner.CONTROL: 1.0}
+        return [fake_row(runner.TimeRow, names[0], k, ratio=r) for k, r in ratios.items()]
+
+    monkeypatch.setattr(models, "build", small)
+    monkeypatch.setattr(runner, "memory_row", memory)
+    monkeypatch.setattr(runner, "time_rows", times)
+    results = sweep.run_sweep(["mish_mlp"], what=("memory", "time"), tradeoffs=(0.0, 100.0))
+    assert [(r["peak"], r["ratio"], r["best"]) for r in results["sweep"]] == [
+        (50, 1.2, False),
+        (50, 1.1, True),
+    ]
+    output = capsys.readouterr().out
+    assert "measured memory and measured time" in output
+    assert "plain TensorFlow against itself" in output
+
+
+def fake_row(kind, model, label, **known):
+    """A row of a benchmark with zeros for all that is not known."""
+    names = [field.name for field in dataclasses.fields(kind)]
+    return kind(**{**dict.fromkeys(names, 0), "model": model, "strategy": label, **known})
