@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 from rich.console import Console
 
-from nested_fad_tf.bench import agreement, catalog, fit, models, runner, variants
+from nested_fad_tf.bench import agreement, catalog, fit, models, peers, runner, variants, versions
 from nested_fad_tf.report import files
 
 # Column title -> text of the cell, by kind of row.
@@ -31,23 +31,25 @@ def run_bench(
 
     Args:
         models: Names of `nested_fad_tf.bench.models`; "all" stands for every one.
-        strategies: Strategies of `nested_fad_tf.Options` to compare with plain TensorFlow.
+        strategies: Versions to compare with plain TensorFlow, as `nested_fad_tf.bench.versions`
+            reads them.
         how: What else the versions are made with.
         json_path: Where to write the rows; None to write none.
         what: What to measure, of `nested_fad_tf.bench.catalog.WHAT`.
         dtypes: Types of weights and activations to compare gradients in.
 
     Returns:
-        Rows as dictionaries, by what was measured.
+        Rows as dictionaries, by what was measured; under "refused" what doesn't run, if anything.
 
     Raises:
-        ValueError: If a model or something to measure is not known.
+        ValueError: If a model, a version or something to measure is not known, or peers can't be
+            measured by it.
     """
     chosen = _chosen_models(models)
-    if unknown := set(what) - set(catalog.WHAT):
-        raise ValueError(f"cannot measure {sorted(unknown)}; there are: {', '.join(catalog.WHAT)}")
+    _check(strategies, what)
     console, progress = Console(), Console(stderr=True)
     results: dict[str, list[dict[str, Any]]] = {}
+    refused: list[peers.Refusal] = []
     for kind in what:
         rows: list[Any] = []
         for model in chosen:
@@ -55,12 +57,32 @@ def run_bench(
                 progress.print(f"{kind}: {model}")
             with progress.status(f"{kind}: {model}"):
                 rows += _rows(kind, model, list(strategies), how, list(dtypes))
-        console.print(f"\n{kind}\n")
-        console.out(markdown(rows, _COLUMNS[kind]), highlight=False)
+        refused += [row for row in rows if isinstance(row, peers.Refusal)]
+        rows = [row for row in rows if not isinstance(row, peers.Refusal)]
+        _print_table(console, kind, rows)
         results[kind] = [dataclasses.asdict(row) for row in rows]
+    if refused:
+        _print_table(console, "refused", refused)
+        results["refused"] = [dataclasses.asdict(row) for row in refused]
     if json_path is not None:
         _write(pathlib.Path(json_path), results)
     return results
+
+
+def _print_table(console: Console, kind: str, rows: Sequence[Any]) -> None:
+    console.print(f"\n{kind}\n")
+    console.out(markdown(rows, _COLUMNS[kind]), highlight=False)
+
+
+def _check(strategies: Sequence[str], what: Sequence[str]) -> None:
+    if unknown := set(what) - set(catalog.WHAT):
+        raise ValueError(f"cannot measure {sorted(unknown)}; there are: {', '.join(catalog.WHAT)}")
+    for version in filter(versions.is_rewrite, strategies):
+        versions.options(version)
+    named = [version for version in strategies if version in catalog.PEERS]
+    if named and (other := set(what) - set(catalog.WHAT_OF_PEERS)):
+        can = ", ".join(catalog.WHAT_OF_PEERS)
+        raise ValueError(f"peers are measured by {can}, not by {', '.join(sorted(other))}")
 
 
 def _chosen_models(chosen: Sequence[str]) -> list[str]:
@@ -93,6 +115,7 @@ def _rows(
 def _fit_row(model: str, strategy: str) -> fit.FitRow:
     """A row of `fit`, beside what is gained without it."""
     loop = runner.memory_row(model, strategy)
+    assert isinstance(loop, runner.MemoryRow)  # Peers are refused by `_check`.
     return fit.fit_row(model, strategy, loop.plain_peak / loop.peak)
 
 
@@ -148,6 +171,11 @@ _COMMON: list[_Column] = [
     ("strategy", lambda row: row.strategy),
 ]
 _COLUMNS: dict[str, list[_Column]] = {
+    "refused": [
+        *_COMMON,
+        ("measured", lambda row: row.measured),
+        ("reason", lambda row: row.reason),
+    ],
     "memory": [
         *_COMMON,
         ("peak MiB", lambda row: _pair(row.plain_peak, row.peak)),
@@ -184,6 +212,7 @@ _COLUMNS: dict[str, list[_Column]] = {
         ("determined", lambda row: f"{row.worst_determined:.1e}"),
         ("others", lambda row: f"{row.undetermined}, {row.worst_excess:.1f}x"),
         ("plain twice", lambda row: f"{row.control_difference:.1e}"),
+        ("averages", lambda row: f"{row.state_difference:.1e}"),
     ],
     "losses": [
         *_COMMON,
