@@ -12,7 +12,17 @@ from typing import Any
 import tensorflow as tf
 from rich.console import Console
 
-from nested_fad_tf.bench import agreement, catalog, fit, models, peers, runner, variants, versions
+from nested_fad_tf.bench import (
+    agreement,
+    catalog,
+    fit,
+    models,
+    peers,
+    runner,
+    summary,
+    variants,
+    versions,
+)
 from nested_fad_tf.report import files
 
 # Column title -> text of the cell, by kind of row.
@@ -64,6 +74,8 @@ def run_bench(
     if refused:
         _print_table(console, "refused", refused)
         results["refused"] = [dataclasses.asdict(row) for row in refused]
+    if {"memory", "time"} <= set(what):
+        _print_table(console, "summary", summary.rows(results))
     if json_path is not None:
         _write(pathlib.Path(json_path), results)
     return results
@@ -162,6 +174,10 @@ def _pair(before: int | None, after: int | None) -> str:
     return f"{_mib(before)} -> {_mib(after)}"
 
 
+def _difference(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0e}" if value else "0"
+
+
 def _gain(row: runner.MemoryRow) -> str:
     return f"{row.plain_peak / row.peak:.2f}x" if row.peak else "-"
 
@@ -171,6 +187,15 @@ _COMMON: list[_Column] = [
     ("strategy", lambda row: row.strategy),
 ]
 _COLUMNS: dict[str, list[_Column]] = {
+    "summary": [
+        *_COMMON,
+        ("peak MiB", lambda row: _mib(row.peak)),
+        ("gain", lambda row: f"{row.gain:.2f}x"),
+        ("time", lambda row: f"{row.ratio:.2f}x"),
+        ("gradients", lambda row: _difference(row.gradients)),
+        ("averages", lambda row: _difference(row.state)),
+        ("none is smaller and faster", lambda row: "*" if row.front else ""),
+    ],
     "refused": [
         *_COMMON,
         ("measured", lambda row: row.measured),

@@ -114,6 +114,7 @@ def _time(comparisons: Sequence[Comparison]) -> list[str]:
     said = []
     if comparable:
         mean = statistics.geometric_mean(c.speed_up for c in comparable)
+        noise = max(c.noise for c in comparable)
         said = [
             f"Time, claimed {CLAIMED_TIME - 1:.0%} faster than recomputation at the same memory: "
             f"{'holds' if mean >= CLAIMED_TIME else 'does not hold'} on average; recomputation "
@@ -121,7 +122,7 @@ def _time(comparisons: Sequence[Comparison]) -> list[str]:
             "As fast as claimed: "
             f"{_listed([c.model for c in comparable if c.speed_up >= CLAIMED_TIME])}. "
             f"Slower than recomputation: {_listed([c.model for c in comparable if c.speed_up < 1])}"
-            f". Plain TensorFlow differs from itself by up to {max(c.noise for c in comparable):.0%}.",
+            f". Plain TensorFlow differs from itself by up to {noise:.0%}.",
         ]
     if others:
         said.append(f"More memory than recomputation, and not compared: {_listed(others)}.")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nested_fad_tf.bench import paper, runner
+from nested_fad_tf.bench import paper, runner, summary
 
 
 def results(rows):
@@ -52,3 +52,16 @@ def test_models_in_which_something_does_not_run_are_left_out():
     found = results({"gelu": (400, (200, 200, 100), (1.0, 1.25, 1.0))})
     found["time"] = [row for row in found["time"] if row["strategy"] != paper.RECOMPUTED]
     assert paper.compare(found) == []
+
+
+def test_summary_of_versions():
+    found = results({"gelu": (400, (200, 210, 100), (1.1, 1.2, 1.0))})
+    found["gradients"] = [
+        {"model": "gelu", "strategy": "auto", "worst_determined": 1e-7, "state_difference": 0.0}
+    ]
+    plain, nested, recomputed, ours = summary.rows(found)
+    assert (plain.strategy, plain.peak, plain.gain, plain.ratio) == ("plain", 400, 1.0, 1.0)
+    assert (ours.strategy, ours.peak, ours.gain, ours.ratio) == ("auto", 100, 4.0, 1.0)
+    assert (ours.gradients, ours.state, nested.gradients) == (1e-7, 0.0, None)
+    assert [row.front for row in (plain, nested, recomputed, ours)] == [False, False, False, True]
+    assert summary.rows({"memory": found["memory"]}) == []
