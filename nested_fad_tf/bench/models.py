@@ -248,28 +248,21 @@ def _language(make: Callable[[Any], Any]) -> Callable[[np.random.Generator], Tas
     return builder
 
 
-def _bert(models: Any) -> Any:
-    return models.BertBackbone(
-        vocabulary_size=_VOCABULARY,
-        num_layers=6,
-        num_heads=8,
-        hidden_dim=512,
-        intermediate_dim=2048,
-        dropout=0.1,
-        max_sequence_length=_LENGTH,
-    )
+def _dense(name: str) -> Callable[[Any], Any]:
+    """Builder of a backbone with dense feed-forward layers: BERT and GPT-2 take the same sizes."""
 
+    def make(models: Any) -> Any:
+        return getattr(models, name)(
+            vocabulary_size=_VOCABULARY,
+            num_layers=6,
+            num_heads=8,
+            hidden_dim=512,
+            intermediate_dim=2048,
+            dropout=0.1,
+            max_sequence_length=_LENGTH,
+        )
 
-def _gpt2(models: Any) -> Any:
-    return models.GPT2Backbone(
-        vocabulary_size=_VOCABULARY,
-        num_layers=6,
-        num_heads=8,
-        hidden_dim=512,
-        intermediate_dim=2048,
-        dropout=0.1,
-        max_sequence_length=_LENGTH,
-    )
+    return make
 
 
 def _llama(models: Any) -> Any:
@@ -312,8 +305,8 @@ _BUILDERS: dict[str, Callable[[np.random.Generator], Task]] = {
     "mobilenetv3small": _application("MobileNetV3Small", size=160, batch=64),
     "convnexttiny": _application("ConvNeXtTiny", size=128, batch=16),
     "resnet50": _application("ResNet50", size=128, batch=32),
-    "bert": _language(_bert),
-    "gpt2": _language(_gpt2),
+    "bert": _language(_dense("BertBackbone")),
+    "gpt2": _language(_dense("GPT2Backbone")),
     "llama": _language(_llama),
     "vit": _vit,
 }
