@@ -6,7 +6,7 @@ import dataclasses
 import os
 import pathlib
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -75,10 +75,23 @@ def run_bench(
         _print_table(console, "refused", refused)
         results["refused"] = [dataclasses.asdict(row) for row in refused]
     if {"memory", "time"} <= set(what):
-        _print_table(console, "summary", summary.rows(results))
+        console.print("\nsummary\n")
+        console.out(summary_table(results), highlight=False)
     if json_path is not None:
         _write(pathlib.Path(json_path), results)
     return results
+
+
+def summary_table(results: Mapping[str, summary.Rows]) -> str:
+    """A table with one row for each version, from all that was measured of it.
+
+    Args:
+        results: What `run_bench` gave, memory and time among it.
+
+    Returns:
+        The table in Markdown.
+    """
+    return markdown(summary.rows(results), _COLUMNS["summary"])
 
 
 def _print_table(console: Console, kind: str, rows: Sequence[Any]) -> None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from nested_fad_tf.bench import runner, versions
+from nested_fad_tf.bench import command, runner, versions
 
 NESTED, RECOMPUTED, OURS = "forward_ad", "recompute_activations", "auto"
 
@@ -85,6 +85,19 @@ def compare(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Comparis
     return found
 
 
+def findings(comparisons: Sequence[Comparison]) -> str:
+    """A table of the models, and what holds and what doesn't.
+
+    Args:
+        comparisons: At least one.
+
+    Returns:
+        Markdown.
+    """
+    listed = "\n".join(f"- {sentence}" for sentence in sentences(comparisons))
+    return f"{command.markdown(comparisons, _COLUMNS)}\n\n{listed}"
+
+
 def sentences(comparisons: Sequence[Comparison]) -> list[str]:
     """What holds and what doesn't.
 
@@ -144,3 +157,15 @@ def _count(comparisons: Sequence[Comparison]) -> str:
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names) if names else "none"
+
+
+def _cell(version: str) -> Callable[[Comparison], str]:
+    return lambda c: f"{c.memory[version]:.2f}x, {c.time[version]:.2f}x"
+
+
+_COLUMNS: list[tuple[str, Callable[[Comparison], str]]] = [
+    ("less memory, time to plain", lambda c: c.model),
+    *((version, _cell(version)) for version in (NESTED, RECOMPUTED, OURS)),
+    ("time of recomputation to nested", lambda c: f"{c.speed_up:.2f}x"),
+    ("of plain to itself", lambda c: f"within {c.noise:.0%}"),
+]
