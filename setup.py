@@ -1,8 +1,8 @@
 """Where the packages lie; everything else about the distribution is in setup.cfg.
 
-The presets are kept in configs/ at the top of the repository, where users look for them, and are
-installed as the package nested_fad_tf.configs; setup.cfg has no words for "all that is found, and
-one more".
+Presets and default prices are kept in configs/ at the top of the repository, where users look for
+them, and are installed as the package nested_fad_tf.configs; setup.cfg has no words for "all that
+is found, and two more".
 """
 
 from setuptools import find_packages, setup
@@ -11,6 +11,7 @@ setup(
     packages=[
         *find_packages(include=["nested_fad_tf", "nested_fad_tf.*"]),
         "nested_fad_tf.configs",
+        "nested_fad_tf.configs.costs",
     ],
     package_dir={"nested_fad_tf.configs": "configs"},
 )

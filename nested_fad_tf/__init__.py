@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nested_fad_tf import testing
     from nested_fad_tf.errors import (
+        CostsError,
         OptionsError,
         RewriteError,
         SavedModelError,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from nested_fad_tf.report.summary import Kept, Report
 
 __all__ = [
+    "CostsError",
     "Function",
     "Kept",
     "Measurement",
@@ -57,6 +59,7 @@ __all__ = [
 # importing the submodule sets the package's attribute, which would then be the module. That is why
 # nfad.function lives in functions.py.
 _HOMES = {
+    "CostsError": "errors",
     "Function": "functions",
     "Kept": "report.summary",
     "Measurement": "report.memory",

@@ -9,6 +9,10 @@ class OptionsError(RewriteError, ValueError):
     """An option has a value that is not allowed; the message names the allowed ones."""
 
 
+class CostsError(RewriteError, ValueError):
+    """A file of measured costs is broken; the message names the file and what is wrong in it."""
+
+
 class VerificationError(RewriteError):
     """The rewritten function and the original disagree on the same inputs."""
 

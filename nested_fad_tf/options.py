@@ -24,7 +24,7 @@ OnError = Literal["fallback", "raise"]
 _BUDGETS = (
     'None, bytes, a text such as "6GiB" or "800MB", or a fraction of the peak between 0 and 1'
 )
-_PRESETS_PACKAGE = "nested_fad_tf.configs"
+_CONFIGS_PACKAGE = "nested_fad_tf.configs"
 _TABLE = "options"
 
 
@@ -172,7 +172,7 @@ class Options:
         if name not in names:
             hint = _suggestion(str(name), names)
             raise OptionsError(f"unknown preset {name!r}{hint}; presets: {', '.join(names)}")
-        return cls._from_toml(_presets_folder() / f"{name}.toml")
+        return cls._from_toml(configs_folder() / f"{name}.toml")
 
     @classmethod
     def _from_toml(cls, file: Traversable) -> Self:
@@ -195,15 +195,15 @@ def preset_names() -> list[str]:
     """Returns the names that `Options.preset` knows, sorted."""
     return sorted(
         entry.name.removesuffix(".toml")
-        for entry in _presets_folder().iterdir()
+        for entry in configs_folder().iterdir()
         if entry.name.endswith(".toml")
     )
 
 
-def _presets_folder() -> Traversable:
-    """Returns the folder of the presets, in an installed package or in a source checkout."""
+def configs_folder() -> Traversable:
+    """Returns the folder of what is configured, in an installed package or in a source checkout."""
     try:
-        return importlib.resources.files(_PRESETS_PACKAGE)
+        return importlib.resources.files(_CONFIGS_PACKAGE)
     except ModuleNotFoundError:
         # A checkout on the path without an installation: configs/ lies next to the package.
         return pathlib.Path(__file__).resolve().parents[1] / "configs"

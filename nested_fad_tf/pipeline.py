@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import time
 import traceback
@@ -20,6 +21,7 @@ from nested_fad_tf.graph.roles import Roles, find_roles
 from nested_fad_tf.graph.simplify import simplify
 from nested_fad_tf.graph.view import GraphView
 from nested_fad_tf.options import Options
+from nested_fad_tf.plan.again import seconds_again
 from nested_fad_tf.plan.candidates import find_candidates
 from nested_fad_tf.plan.outside import plan_outside
 from nested_fad_tf.plan.plan import Plan
@@ -154,7 +156,9 @@ def make_plan(view: GraphView, roles: Roles, options: Options) -> Plan:
     """
     fused = options.fuse != "ops"
     candidates = find_candidates(view, roles, options.min_bytes, fused=fused)
-    return strategy_of(options)(candidates, options)
+    plan = strategy_of(options)(candidates, options)
+    seconds = seconds_again(plan.rewrite, candidates.prices)
+    return dataclasses.replace(plan, seconds_again=seconds)
 
 
 def _failed(graph: Any, error: Exception, options: Options, start: float) -> Report:

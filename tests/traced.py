@@ -12,6 +12,7 @@ from nested_fad_tf.graph.nodes import Node
 from nested_fad_tf.graph.roles import find_roles
 from nested_fad_tf.graph.view import GraphView
 from nested_fad_tf.plan.candidates import Candidates, find_candidates
+from nested_fad_tf.plan.prices import Prices
 
 # Tensors of SIDE x SIDE floats: just large enough for the executor to count their ops as dear.
 SIDE = 128
@@ -34,10 +35,14 @@ def view_of(step: Callable[..., Any], *specs: Any, nominal: int = 32) -> GraphVi
 
 
 def candidates_of(
-    step: Callable[..., Any], *specs: Any, min_bytes: int = 1024, fused: bool = False
+    step: Callable[..., Any],
+    *specs: Any,
+    min_bytes: int = 1024,
+    fused: bool = False,
+    prices: Prices | None = None,
 ) -> Candidates:
     view = view_of(step, *specs)
-    return find_candidates(view, find_roles(view), min_bytes, fused=fused)
+    return find_candidates(view, find_roles(view), min_bytes, fused=fused, prices=prices)
 
 
 def node(view: GraphView, name: str) -> Node:

@@ -102,7 +102,7 @@ class LossesRow:
 
 def gradients_row(
     model: str, strategy: str = "auto", how: variants.How = variants.DEFAULT, dtype: str = "float64"
-) -> GradientsRow | peers.Refusal:
+) -> GradientsRow:
     """Compares loss and gradients of the plain step and of another version.
 
     Args:
@@ -112,7 +112,10 @@ def gradients_row(
         dtype: "float64" for a tight check, or "float32".
 
     Returns:
-        The row; or why the version, a peer, doesn't run.
+        The row.
+
+    Raises:
+        RefusedError: If the version is a peer that doesn't run.
     """
     if peers.is_compiled(strategy):
         # XLA draws other random numbers from the same seeds: compiled compares with compiled.
@@ -125,7 +128,8 @@ def gradients_row(
     except peers.REFUSALS as error:
         if strategy not in catalog.PEERS:
             raise
-        return peers.refusal(model, strategy, f"gradients, {dtype}", error)
+        row = peers.refusal(model, strategy, f"gradients, {dtype}", error)
+        raise peers.RefusedError(row) from error
     differences = _differences(expected.gradients, found.gradients)
     worst = max(differences, key=differences.__getitem__)
     nudged = [_differences(expected.gradients, plain.run(seed).gradients) for seed in _NUDGES]

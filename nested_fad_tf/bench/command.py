@@ -23,10 +23,12 @@ from nested_fad_tf.bench import (
     variants,
     versions,
 )
+from nested_fad_tf.graph import devices
+from nested_fad_tf.plan import price_files
 from nested_fad_tf.report import files
 
 # Column title -> text of the cell, by kind of row.
-_Column = tuple[str, Callable[[Any], str]]
+Column = tuple[str, Callable[[Any], str]]
 
 
 def run_bench(
@@ -55,7 +57,7 @@ def run_bench(
         ValueError: If a model, a version or something to measure is not known, or peers can't be
             measured by it.
     """
-    chosen = _chosen_models(models)
+    chosen = chosen_models(models)
     _check(strategies, what)
     console, progress = Console(), Console(stderr=True)
     results: dict[str, list[dict[str, Any]]] = {}
@@ -66,9 +68,9 @@ def run_bench(
             if not progress.is_terminal:
                 progress.print(f"{kind}: {model}")
             with progress.status(f"{kind}: {model}"):
-                rows += _rows(kind, model, list(strategies), how, list(dtypes))
-        refused += [row for row in rows if isinstance(row, peers.Refusal)]
-        rows = [row for row in rows if not isinstance(row, peers.Refusal)]
+                measured, not_run = _rows(kind, model, list(strategies), how, list(dtypes))
+            rows += measured
+            refused += not_run
         _print_table(console, kind, rows)
         results[kind] = [dataclasses.asdict(row) for row in rows]
     if refused:
@@ -78,7 +80,7 @@ def run_bench(
         console.print("\nsummary\n")
         console.out(summary_table(results), highlight=False)
     if json_path is not None:
-        _write(pathlib.Path(json_path), results)
+        write(pathlib.Path(json_path), results)
     return results
 
 
@@ -110,7 +112,18 @@ def _check(strategies: Sequence[str], what: Sequence[str]) -> None:
         raise ValueError(f"peers are measured by {can}, not by {', '.join(sorted(other))}")
 
 
-def _chosen_models(chosen: Sequence[str]) -> list[str]:
+def chosen_models(chosen: Sequence[str]) -> list[str]:
+    """The models that names stand for.
+
+    Args:
+        chosen: Names of `nested_fad_tf.bench.models`; "all" stands for every one.
+
+    Returns:
+        Names.
+
+    Raises:
+        ValueError: If there is no such model.
+    """
     known = models.names()
     if "all" in chosen:
         return known
@@ -121,30 +134,37 @@ def _chosen_models(chosen: Sequence[str]) -> list[str]:
 
 def _rows(
     kind: str, model: str, strategies: list[str], how: variants.How, dtypes: list[str]
-) -> list[Any]:
-    """Rows of one model."""
+) -> tuple[list[Any], list[peers.Refusal]]:
+    """Rows of one model, and what doesn't run."""
     if kind == "time":
-        return list(runner.time_rows([model], strategies, how))
+        return runner.time_rows([model], strategies, how)
+    rows: list[Any] = []
+    refused: list[peers.Refusal] = []
+    for dtype in dtypes if kind == "gradients" else [""]:
+        for strategy in strategies:
+            try:
+                rows.append(_row(kind, model, strategy, how, dtype))
+            except peers.RefusedError as error:
+                refused.append(error.row)
+    return rows, refused
+
+
+def _row(kind: str, model: str, strategy: str, how: variants.How, dtype: str) -> Any:
     if kind == "gradients":
-        return [
-            agreement.gradients_row(model, strategy, how, dtype)
-            for dtype in dtypes
-            for strategy in strategies
-        ]
+        return agreement.gradients_row(model, strategy, how, dtype)
     if kind == "fit":
-        return [_fit_row(model, strategy) for strategy in strategies]
+        return _fit_row(model, strategy)
     make = runner.memory_row if kind == "memory" else agreement.losses_row
-    return [make(model, strategy, how) for strategy in strategies]
+    return make(model, strategy, how)
 
 
 def _fit_row(model: str, strategy: str) -> fit.FitRow:
     """A row of `fit`, beside what is gained without it."""
     loop = runner.memory_row(model, strategy)
-    assert isinstance(loop, runner.MemoryRow)  # Peers are refused by `_check`.
     return fit.fit_row(model, strategy, loop.plain_peak / loop.peak)
 
 
-def markdown(rows: Sequence[Any], columns: Sequence[_Column]) -> str:
+def markdown(rows: Sequence[Any], columns: Sequence[Column]) -> str:
     """Formats rows as a Markdown table.
 
     Args:
@@ -166,14 +186,20 @@ def markdown(rows: Sequence[Any], columns: Sequence[_Column]) -> str:
     return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
 
 
-def _write(path: pathlib.Path, results: dict[str, list[dict[str, Any]]]) -> None:
-    """Writes the rows with what they depend on."""
+def write(path: pathlib.Path, results: dict[str, list[dict[str, Any]]]) -> None:
+    """Writes rows with what they depend on.
+
+    Args:
+        path: The file.
+        results: Rows as dictionaries, by what was measured.
+    """
     content = {
         "tensorflow": tf.__version__,
         "python": platform.python_version(),
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "gpus": [device.name for device in tf.config.list_physical_devices("GPU")],
+        "prices": price_files.current(devices.kind_of_most([""])).source,
         "results": results,
     }
     files.write_json(path, content)
@@ -195,11 +221,11 @@ def _gain(row: runner.MemoryRow) -> str:
     return f"{row.plain_peak / row.peak:.2f}x" if row.peak else "-"
 
 
-_COMMON: list[_Column] = [
+_COMMON: list[Column] = [
     ("model", lambda row: row.model),
     ("strategy", lambda row: row.strategy),
 ]
-_COLUMNS: dict[str, list[_Column]] = {
+_COLUMNS: dict[str, list[Column]] = {
     "summary": [
         *_COMMON,
         ("peak MiB", lambda row: _mib(row.peak)),

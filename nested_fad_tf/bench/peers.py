@@ -59,6 +59,19 @@ def refusal(model: str, peer: str, measured: str, error: BaseException | str) ->
     return Refusal(model, peer, measured, said[0] if said else type(error).__name__)
 
 
+class RefusedError(RuntimeError):
+    """A peer doesn't run.
+
+    Attributes:
+        row: What and why.
+    """
+
+    def __init__(self, row: Refusal) -> None:
+        """An error for a row."""
+        super().__init__(f"{row.strategy} on {row.model}: {row.reason}")
+        self.row = row
+
+
 def scope(version: str) -> contextlib.AbstractContextManager[Any]:
     """What a model has to be made in.
 

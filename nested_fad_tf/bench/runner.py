@@ -90,7 +90,7 @@ class TimeRow:
 
 def memory_row(
     model: str, strategy: str = "auto", how: variants.How = variants.DEFAULT
-) -> MemoryRow | peers.Refusal:
+) -> MemoryRow:
     """Measures the memory of a step, plain and another version, each in a fresh process.
 
     Args:
@@ -99,15 +99,16 @@ def memory_row(
         how: What else the versions are made with.
 
     Returns:
-        The row; or why the version, a peer, doesn't run.
+        The row.
 
     Raises:
+        RefusedError: If the version is a peer that doesn't run.
         RuntimeError: If a measuring process fails; the message ends with its last error lines.
     """
     plain = _measure_in_process(model, versions.PLAIN, dataclasses.replace(how, fuse="auto"))
     other = plain if strategy == versions.PLAIN else _measure_in_process(model, strategy, how)
     if "refused" in other:
-        return peers.refusal(model, strategy, "memory", other["refused"])
+        raise peers.RefusedError(peers.refusal(model, strategy, "memory", other["refused"]))
     return MemoryRow(
         model=model,
         strategy=strategy,
@@ -138,7 +139,7 @@ def time_rows(
     strategies: list[str],
     how: variants.How = variants.DEFAULT,
     rounds: int = _LEAST_ROUNDS,
-) -> list[TimeRow | peers.Refusal]:
+) -> tuple[list[TimeRow], list[peers.Refusal]]:
     """Times steps, all versions of a model alternating in this process.
 
     Args:
@@ -148,8 +149,8 @@ def time_rows(
         rounds: How often each version is timed; at least 9.
 
     Returns:
-        For every model a row for plain, for each version, and for the null control; or why a
-        version, a peer, doesn't run.
+        For every model a row for plain, for each version, and for the null control; and for the
+        peers among the versions that don't run, why.
 
     Raises:
         ValueError: If there are fewer than 9 rounds.
@@ -157,7 +158,12 @@ def time_rows(
     if rounds < _LEAST_ROUNDS:
         raise ValueError(f"rounds must be at least {_LEAST_ROUNDS}, not {rounds}")
     chosen = [name for name in strategies if name != versions.PLAIN]
-    return [row for model in models for row in _time_model(model, chosen, how, rounds)]
+    rows: list[TimeRow] = []
+    refused: list[peers.Refusal] = []
+    for model in models:
+        ready = _ready(model, chosen, how, refused)
+        rows += _time_model(model, ready, how, rounds)
+    return rows, refused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,12 +176,12 @@ class _Version:
     first_call_seconds: float
 
 
-def _time_model(
-    model: str, strategies: list[str], how: variants.How, rounds: int
-) -> list[TimeRow | peers.Refusal]:
+def _ready(
+    model: str, strategies: list[str], how: variants.How, refused: list[peers.Refusal]
+) -> dict[str, _Version]:
+    """All versions of a model by label, called once; what doesn't run is added to a list."""
     problem = models.build(model)
     ready: dict[str, _Version] = {}
-    refused: list[TimeRow | peers.Refusal] = []
     for label in [versions.PLAIN, *strategies, CONTROL]:
         version = versions.PLAIN if label == CONTROL else label
         try:
@@ -185,10 +191,15 @@ def _time_model(
             if version not in catalog.PEERS:
                 raise
             refused.append(peers.refusal(model, label, "time", error))
+    return ready
+
+
+def _time_model(
+    model: str, ready: dict[str, _Version], how: variants.How, rounds: int
+) -> list[TimeRow]:
     seconds = _alternating(ready, rounds)
     plain = seconds[versions.PLAIN]
-    rows = [_time_row(model, label, how, ready[label], seconds[label], plain) for label in ready]
-    return rows + refused
+    return [_time_row(model, label, how, ready[label], seconds[label], plain) for label in ready]
 
 
 def _alternating(ready: dict[str, _Version], rounds: int) -> dict[str, list[float]]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nested_fad_tf.bench import versions
+from nested_fad_tf.report.front import front
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -52,32 +53,18 @@ def rows(results: Mapping[str, Rows]) -> list[Summary]:
     for row in results.get("memory", ()):
         peaks.setdefault((row["model"], versions.PLAIN), (row["plain_peak"], 1.0))
         peaks[_key(row)] = (row["peak"], row["plain_peak"] / row["peak"])
-    found = [
-        Summary(
-            *key,
-            *peaks[key],
-            times[key],
-            agreement.get(key, {}).get("worst_determined"),
-            agreement.get(key, {}).get("state_difference"),
-            front=not any(_beats(other, key, peaks, times) for other in peaks if other in times),
-        )
-        for key in peaks
-        if key in times
-    ]
-    order = list(dict.fromkeys(model for model, _ in peaks))
-    return sorted(found, key=lambda row: order.index(row.model))
+    found = []
+    for model in dict.fromkeys(model for model, _ in peaks):
+        measured = [key for key in peaks if key[0] == model and key in times]
+        points = {key: (times[key], float(peaks[key][0])) for key in measured}
+        best = set(front(points.values()))
+        for key in measured:
+            agreed = agreement.get(key, {})
+            difference, state = agreed.get("worst_determined"), agreed.get("state_difference")
+            on_front = points[key] in best
+            found.append(Summary(*key, *peaks[key], times[key], difference, state, on_front))
+    return found
 
 
 def _key(row: Mapping[str, Any]) -> tuple[str, str]:
     return row["model"], row["strategy"]
-
-
-def _beats(
-    other: tuple[str, str],
-    key: tuple[str, str],
-    peaks: Mapping[tuple[str, str], tuple[int, float]],
-    times: Mapping[tuple[str, str], float],
-) -> bool:
-    """Whether another version of the same model is smaller and faster."""
-    ours, theirs = (peaks[key][0], times[key]), (peaks[other][0], times[other])
-    return other[0] == key[0] and theirs != ours and theirs[0] <= ours[0] and theirs[1] <= ours[1]

@@ -56,8 +56,8 @@ def report_numbers(function: Any) -> dict[str, Any]:
         function: What `wrap` gave, traced.
 
     Returns:
-        changed, kept_bytes_before/after, predicted_peak_before/after, rewrite_seconds; empty for
-        plain functions.
+        changed, kept_bytes_before/after, predicted_peak_before/after, again_seconds,
+        rewrite_seconds; empty for plain functions.
     """
     reports = getattr(function, "reports", None)
     if not reports:
@@ -69,5 +69,6 @@ def report_numbers(function: Any) -> dict[str, Any]:
         "kept_bytes_after": report.kept_bytes_after,
         "predicted_peak_before": report.predicted_peak_before,
         "predicted_peak_after": report.predicted_peak_after,
+        "again_seconds": report.predicted_seconds_again,
         "rewrite_seconds": report.seconds,
     }

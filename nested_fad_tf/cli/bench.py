@@ -8,7 +8,7 @@ from typing import Any, get_args
 from absl import flags
 
 from nested_fad_tf.bench import catalog, versions
-from nested_fad_tf.cli import choices, quiet
+from nested_fad_tf.cli import bench_modes, choices, quiet
 from nested_fad_tf.cli.command import Command, UsageError
 from nested_fad_tf.errors import OptionsError
 from nested_fad_tf.options import Fuse, Strategy
@@ -43,10 +43,11 @@ def _define_flags(values: flags.FlagValues) -> None:
         "Whether XLA compiles the steps as a whole, the plain ones too.",
         flag_values=values,
     )
+    bench_modes.define_flags(values)
     flags.DEFINE_list(
         "what",
-        ["memory", "time"],
-        f"What to measure, or {_ALL}:\n"
+        None,
+        f"What to measure, or {_ALL} (default: memory,time; with --sweep nothing):\n"
         "memory: peak of a step, requested bytes and whole process, each in a fresh process\n"
         "time: steady steps, all versions alternating in one process\n"
         "gradients: how far loss and gradients are from plain TensorFlow's\n"
@@ -73,7 +74,9 @@ def _run(values: Mapping[str, Any]) -> None:
     models = _several("models", values["models"], catalog.MODELS)
     strategies = _rewrites(values["strategies"])
     peers = _several("peers", values["peers"], tuple(catalog.PEERS))
-    what = _several("what", values["what"], catalog.WHAT_OF_PEERS if peers else catalog.WHAT)
+    known = catalog.WHAT_OF_PEERS if peers else catalog.WHAT
+    what = _several("what", bench_modes.measured(values), known)
+    bench_modes.check(values, what)
     dtypes = _several("dtypes", values["dtypes"], catalog.DTYPES)
     fuse = choices.one_of("fuse", values["fuse"], _FUSE)
     json_path = choices.writable("json", values["json"])
@@ -82,16 +85,23 @@ def _run(values: Mapping[str, Any]) -> None:
         raise UsageError("--plot draws memory against time: it needs --what=memory,time")
     quiet.start_tensorflow()
     # Only now: this imports TensorFlow and Keras.
-    from nested_fad_tf.bench import command, variants
+    from nested_fad_tf.bench import calibration_run, command, sweep, variants
 
-    results = command.run_bench(
-        models=models,
-        strategies=[*strategies, *peers],
-        how=variants.How(fuse, values["jit_compile"]),
-        json_path=json_path,
-        what=what,
-        dtypes=dtypes,
-    )
+    if values["calibrate"]:
+        calibration_run.run_calibration(json_path)
+        return
+    how = variants.How(fuse, values["jit_compile"])
+    if values["sweep"]:
+        results = sweep.run_sweep(models, how, what, json_path)
+    else:
+        results = command.run_bench(
+            models=models,
+            strategies=[*strategies, *peers],
+            how=how,
+            json_path=json_path,
+            what=what,
+            dtypes=dtypes,
+        )
     if plot_folder:
         from nested_fad_tf.report import plots
 
@@ -123,7 +133,9 @@ COMMAND = Command(
     summary="measure memory, time and agreement of public models, plain and rewritten",
     description=(
         "Measures the memory peak and the step time of public models, plain and rewritten with "
-        "each strategy, or how far gradients and losses agree, and prints a table of each."
+        "each strategy, or how far gradients and losses agree, and prints a table of each.\n\n"
+        "Or it measures what ops take on this machine (--calibrate), or shows what each trade-off "
+        "of bytes against seconds gives, with the Pareto front marked (--sweep)."
     ),
     define_flags=_define_flags,
     run=_run,
@@ -131,5 +143,7 @@ COMMAND = Command(
         "bench --models=mish_mlp --strategies=auto,recompute --json=bench.json --plot=figures",
         "bench --models=bert --what=gradients,losses --dtypes=all",
         "bench --models=bert --strategies=auto,auto:budget=0.3 --peers=all --what=memory,time",
+        "bench --models=gelu_mlp --sweep --what=memory,time --plot=figures",
+        "bench --calibrate",
     ),
 )

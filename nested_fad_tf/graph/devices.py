@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
+
 import tensorflow as tf
 
 
@@ -19,6 +22,20 @@ def on_cpu(device: str) -> bool:
     if kind is not None:
         return kind == "CPU"
     return all(d.device_type == "CPU" for d in tf.config.list_logical_devices())
+
+
+def kind_of_most(devices: Iterable[str]) -> str:
+    """The kind of device that most ops run on.
+
+    Args:
+        devices: The devices that they ask for; may be empty or say only a part.
+
+    Returns:
+        "CPU" or "GPU", as which every other kind counts.
+    """
+    counts = Counter(devices)
+    cpu = sum(count for device, count in counts.items() if on_cpu(device))
+    return "CPU" if 2 * cpu >= counts.total() else "GPU"
 
 
 def with_cpu(device: str) -> str:

@@ -1,12 +1,15 @@
 """Ops that a memory budget may compute again although that takes long, and their work.
 
 Products, convolutions, pooling, reductions and normalisers: pure functions of their inputs, whose
-kernels give the same result each time. Work is counted in multiply-adds, from sizes: the planner
-compares ops with one another and needs no more.
+kernels give the same result each time. Work is counted from sizes, in multiply-adds or in elements
+that are passed over: the planner compares ops with one another and needs no more. What a unit takes
+depends on the kind of op and on the device (`plan/prices.py`).
 """
 
 from __future__ import annotations
 
+import dataclasses
+import enum
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
@@ -32,6 +35,28 @@ class Tensor(Protocol):
 
 Attr = Callable[[str], Any]
 Work = Callable[[Sequence[Tensor], Sequence[Tensor], Attr], float]
+
+
+class Kind(enum.Enum):
+    """What an op's time goes to."""
+
+    PRODUCT = "product"  # multiply-adds, with matrices in caches
+    CONVOLUTION = "convolution"  # the same, of filters
+    DEPTHWISE = "depthwise"  # multiply-adds, few for each element that is read
+    PASS = "pass"  # reading elements at the speed of memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Heavy:
+    """How long an op takes.
+
+    Attributes:
+        kind: What its work is counted in: multiply-adds, or elements for `Kind.PASS`.
+        work: Counts it from inputs, outputs and attributes.
+    """
+
+    kind: Kind
+    work: Work
 
 
 def elements(value: Tensor) -> int:
@@ -75,9 +100,9 @@ def _convolution(read: Sequence[Tensor], made: Sequence[Tensor], attr: Attr) -> 
 
 
 def _depthwise(read: Sequence[Tensor], made: Sequence[Tensor], attr: Attr) -> float:
-    """Few multiply-adds an element, at a fraction of a product's speed."""
+    """Every output element is a product with the window of one channel."""
     window = math.prod(d or 1 for d in (read[1].shape or ())[:2])
-    return 5.0 * elements(made[0]) * window
+    return float(elements(made[0]) * window)
 
 
 def _transposed(read: Sequence[Tensor], made: Sequence[Tensor], attr: Attr) -> float:
@@ -87,37 +112,43 @@ def _transposed(read: Sequence[Tensor], made: Sequence[Tensor], attr: Attr) -> f
 
 
 def _pooling(read: Sequence[Tensor], made: Sequence[Tensor], attr: Attr) -> float:
-    return 20.0 * elements(made[0]) * math.prod(attr("ksize") or (1,))
+    """Windows overlap and stay in caches: a fifth of a pass for each of their elements."""
+    return 0.2 * elements(made[0]) * math.prod(attr("ksize") or (1,))
 
 
-def _passes(count: float) -> Work:
+def _passes(count: float) -> Heavy:
     """So many passes over what is read, each at memory speed."""
 
     def work(read: Sequence[Tensor], made: Sequence[Tensor], attr: Attr) -> float:
-        return 100.0 * count * max(map(elements, (*read, *made)))
+        return count * max(map(elements, (*read, *made)))
 
-    return work
+    return Heavy(Kind.PASS, work)
 
 
-TABLE: Final[dict[str, Work]] = {
-    "AvgPool": _pooling,
-    "AvgPool3D": _pooling,
-    "BatchMatMul": _product,
-    "BatchMatMulV2": _product,
-    "BatchMatMulV3": _product,
-    "Conv2D": _convolution,
-    "Conv2DBackpropInput": _transposed,
-    "Conv3D": _convolution,
-    "Conv3DBackpropInputV2": _transposed,
-    "DepthwiseConv2dNative": _depthwise,
-    "Einsum": _einsum,
+_POOLING: Final = Heavy(Kind.PASS, _pooling)
+_PRODUCT: Final = Heavy(Kind.PRODUCT, _product)
+_CONVOLUTION: Final = Heavy(Kind.CONVOLUTION, _convolution)
+_TRANSPOSED: Final = Heavy(Kind.CONVOLUTION, _transposed)
+
+TABLE: Final[dict[str, Heavy]] = {
+    "AvgPool": _POOLING,
+    "AvgPool3D": _POOLING,
+    "BatchMatMul": _PRODUCT,
+    "BatchMatMulV2": _PRODUCT,
+    "BatchMatMulV3": _PRODUCT,
+    "Conv2D": _CONVOLUTION,
+    "Conv2DBackpropInput": _TRANSPOSED,
+    "Conv3D": _CONVOLUTION,
+    "Conv3DBackpropInputV2": _TRANSPOSED,
+    "DepthwiseConv2dNative": Heavy(Kind.DEPTHWISE, _depthwise),
+    "Einsum": Heavy(Kind.PRODUCT, _einsum),
     "FusedBatchNorm": _passes(3),
     "FusedBatchNormV2": _passes(3),
     "FusedBatchNormV3": _passes(3),
     "LRN": _passes(6),
-    "MatMul": _product,
-    "MaxPool": _pooling,
-    "MaxPool3D": _pooling,
+    "MatMul": _PRODUCT,
+    "MaxPool": _POOLING,
+    "MaxPool3D": _POOLING,
     "ResizeBicubic": _passes(6),
     "ResizeBilinear": _passes(3),
     "ResizeNearestNeighbor": _passes(2),

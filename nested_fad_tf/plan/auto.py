@@ -16,7 +16,7 @@ from nested_fad_tf.plan import budget, cost
 from nested_fad_tf.plan.attempt import Attempt, attempt
 from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.chains import Chain, find_chains
-from nested_fad_tf.plan.cut import Cut, largest_output, minimum_cut
+from nested_fad_tf.plan.cut import Cut, minimum_cut, recompute_price
 from nested_fad_tf.plan.groups import unchanged
 from nested_fad_tf.plan.plan import Decision, Keep, Plan, nothing, worthwhile
 from nested_fad_tf.plan.stages import Stages
@@ -110,10 +110,7 @@ def _raise_times(times: dict[int, int], copies: Mapping[int, int]) -> None:
 
 def _recomputation_price(candidates: Candidates, times: Mapping[int, int]) -> float:
     nodes = candidates.view.nodes
-    return sum(
-        count * cost.recompute_price(nodes[i], largest_output(nodes[i]), candidates.fused)
-        for i, count in times.items()
-    )
+    return sum(count * recompute_price(candidates, nodes[i]) for i, count in times.items())
 
 
 def _keep(candidates: Candidates, cut: Cut, value: Value) -> Keep:

@@ -25,13 +25,13 @@ from nested_fad_tf.options import Options
 from nested_fad_tf.plan import cost
 from nested_fad_tf.plan.attempt import Attempt, attempt
 from nested_fad_tf.plan.candidates import Candidates
-from nested_fad_tf.plan.cut import Cut, Span, largest_output, minimum_cut
+from nested_fad_tf.plan.cut import Cut, Span, minimum_cut, recompute_price
 from nested_fad_tf.plan.estimate import Estimator
 from nested_fad_tf.plan.stages import Stages
 
 # Into how many spans the backward pass is divided.
 _COUNTS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
-# What a span's time costs where its checkpoints are chosen, as multiples of the price in
+# What a span's time costs where its checkpoints are chosen, as multiples of the price of
 # plan/cost.py. The cheaper, the further a span reaches back to find a narrow place.
 _PRICES = (1.0, 0.1, 0.01)
 # Which shares of the spans, counted from the first layers, are computed again.
@@ -169,7 +169,7 @@ class _Family:
             root: read for root, read in stages.readers_of(base.cut).items() if root not in packed
         }
         self._prices = {
-            n.id: cost.recompute_price(n, largest_output(n), candidates.fused)
+            n.id: recompute_price(candidates, n)
             for n in candidates.view.nodes
             if not candidates.roles.cotangent[n.id] and self._may_run_again(n)
         }

@@ -14,6 +14,8 @@ from nested_fad_tf.graph.view import GraphView
 from nested_fad_tf.ops import views
 from nested_fad_tf.ops.exact import exact_readers
 from nested_fad_tf.plan import cost
+from nested_fad_tf.plan.price_files import prices_for
+from nested_fad_tf.plan.prices import Prices
 
 _SAME_BITS = "compared bit by bit with what is computed from it"
 
@@ -34,6 +36,7 @@ class Candidates:
             them.
         kept_today: Buffers that plain TensorFlow holds from the forward to the backward pass.
         fused: Whether groups of element-wise ops will be compiled, which changes prices.
+        prices: What it takes to compute something again on the device at hand.
     """
 
     view: GraphView
@@ -44,6 +47,7 @@ class Candidates:
     late: list[bool]
     kept_today: tuple[Value, ...]
     fused: bool
+    prices: Prices
 
     def is_free(self, value: Value) -> bool:
         """Whether a value can be read in the backward pass at no price."""
@@ -74,7 +78,9 @@ class Candidates:
         return waits and all(self.late[r.id] and not r.stateful for r in readers)
 
 
-def find_candidates(view: GraphView, roles: Roles, min_bytes: int, *, fused: bool) -> Candidates:
+def find_candidates(
+    view: GraphView, roles: Roles, min_bytes: int, *, fused: bool, prices: Prices | None = None
+) -> Candidates:
     """Prices every buffer of the forward pass.
 
     Args:
@@ -82,10 +88,12 @@ def find_candidates(view: GraphView, roles: Roles, min_bytes: int, *, fused: boo
         roles: Its roles.
         min_bytes: Buffers below this size are left alone.
         fused: Whether groups of element-wise ops will be compiled.
+        prices: What seconds and bytes cost; by default those of the device at hand.
 
     Returns:
         The candidates.
     """
+    prices = prices or prices_for(view)
     free = _free(view, roles, min_bytes)
     bans = {
         node.id: reason
@@ -107,7 +115,7 @@ def find_candidates(view: GraphView, roles: Roles, min_bytes: int, *, fused: boo
                 needed.setdefault(root.id, []).append((node, index))
     late = _late(view, roles)
     kept_today = _kept_today(view, late, free)
-    return Candidates(view, roles, free, bans, needed, late, kept_today, fused)
+    return Candidates(view, roles, free, bans, needed, late, kept_today, fused, prices)
 
 
 def _exactly_read(view: GraphView, roles: Roles, free: list[bool]) -> dict[int, str]:

@@ -1,9 +1,8 @@
 """What it costs to keep a value and what it costs to compute it again.
 
 Both are in bytes. The cut needs one currency, and memory is what it is there to save; seconds are
-converted at a price that `Options.tradeoff` scales. Prices are relative to the bytes of the result:
-a memory-bound op moves about three tensors of that size, a transcendental takes several times as
-long. They are defaults for CPUs, fitted by hand to the step times of the models in docs/results.md.
+converted at a rate that `Options.tradeoff` scales. How many seconds an op takes, and the rate, is
+what `prices.py` holds for each kind of device.
 """
 
 from __future__ import annotations
@@ -18,17 +17,7 @@ from nested_fad_tf.graph.view import GraphView
 from nested_fad_tf.ops import elementwise, heavy, parts, random, reductions, views
 from nested_fad_tf.ops.compiled import COMPILED
 from nested_fad_tf.ops.elementwise import Cost
-
-# Price of recomputing, as a fraction of the bytes of the result: as an op of its own, and inside a
-# fused group, where reading and writing is shared and only arithmetic is left.
-PRICE = {Cost.CHEAP: 0.03, Cost.MEDIUM: 0.08, Cost.DEAR: 0.4}
-PRICE_FUSED = {Cost.CHEAP: 0.01, Cost.MEDIUM: 0.03, Cost.DEAR: 0.1}
-# What a fused group pays for writing out a value that it would otherwise have held in registers.
-WRITE_OUT = 1.04
-
-# Price of a multiply-add of a product, in the same bytes: a cheap op on one element takes as long
-# as some 250 of them.
-MULTIPLY_ADD = 0.0005
+from nested_fad_tf.plan.prices import Prices
 
 _NOT_KNOWN = "not an element-wise or layout op"
 
@@ -37,42 +26,44 @@ _NOT_KNOWN = "not an element-wise or layout op"
 BITS_PER_BYTE = 8
 
 
-def recompute_price(node: Node, value: Value, fused: bool) -> float:
+def recompute_price(node: Node, value: Value, fused: bool, prices: Prices) -> float:
     """The price of computing a node again.
 
     Args:
         node: A node that `lasting_ban` allows.
         value: Its largest output.
         fused: Whether groups of element-wise ops are compiled.
+        prices: What it takes on the device at hand.
 
     Returns:
         The price in bytes.
     """
     if node.op_type in views.SHAPE_ONLY:
-        return PRICE[Cost.CHEAP] * value.nbytes
-    if node.op_type in heavy.TABLE:
-        return MULTIPLY_ADD * heavy.TABLE[node.op_type](node.inputs, node.outputs, node.attr)
+        return prices.moving(Cost.CHEAP, value.nbytes, fused=False)
+    if (known := heavy.TABLE.get(node.op_type)) is not None:
+        return prices.working(known.kind, known.work(node.inputs, node.outputs, node.attr))
     entry = elementwise.TABLE.get(node.op_type) or parts.TABLE.get(node.op_type)
     cost = entry.cost if entry is not None else views.LAYOUT[node.op_type]
     # Narrow results of wide inputs (a comparison, a cast to bfloat16) cost what they read.
     moved = max([value.nbytes, *(v.nbytes for v in node.inputs)])
     compiled = node.op_type in COMPILED or node.op_type in parts.TABLE
-    return (PRICE_FUSED if fused and compiled else PRICE)[cost] * moved
+    return prices.moving(cost, moved, fused=fused and compiled)
 
 
-def keep_price(value: Value, fused: bool, readers: Iterable[Node]) -> float:
+def keep_price(value: Value, fused: bool, readers: Iterable[Node], prices: Prices) -> float:
     """The price of keeping a value.
 
     Args:
         value: A value of the forward pass.
         fused: Whether groups of element-wise ops are compiled.
         readers: What reads it in the forward pass.
+        prices: What writing takes on the device at hand.
 
     Returns:
         The price in bytes.
     """
     inside = value.node.op_type in COMPILED and all(r.op_type in COMPILED for r in readers)
-    return stored_bytes(value) * (WRITE_OUT if fused and inside else 1.0)
+    return stored_bytes(value) * (prices.kept_by_group if fused and inside else 1.0)
 
 
 def recompute_ban(view: GraphView, node: Node) -> str | None:
@@ -107,19 +98,25 @@ def lasting_ban(view: GraphView, node: Node) -> str | None:
         return "stateful: running it twice could be noticed"
     if node.op_type in random.STATELESS or node.op_type in random.STATEFUL:
         return "random numbers are drawn once"
-    known = (
-        node.op_type in elementwise.TABLE
-        or node.op_type in parts.TABLE
-        or node.op_type in views.LAYOUT
-        or node.op_type in views.ALIASES
-        or node.op_type in views.SHAPE_ONLY
-        or (node.op_type in heavy.TABLE and _is_whole(node))
-    )
-    if not known:
+    heavy_part = node.op_type in heavy.TABLE and not _is_whole(node)
+    if not (has_price(node) or node.op_type in views.ALIASES) or heavy_part:
         return _NOT_KNOWN
     if any(v.dtype in (tf.resource, tf.variant, tf.string) for v in [*node.inputs, *node.outputs]):
         return "handles resources, variants or strings"
     return None
+
+
+def has_price(node: Node) -> bool:
+    """Whether `recompute_price` knows what a node takes.
+
+    Args:
+        node: A node.
+
+    Returns:
+        Whether it does.
+    """
+    tables = (elementwise.TABLE, parts.TABLE, views.LAYOUT, views.SHAPE_ONLY, heavy.TABLE)
+    return any(node.op_type in table for table in tables)
 
 
 def _is_whole(node: Node) -> bool:

@@ -180,32 +180,30 @@ def _connect_inputs(
     if node.id in candidates.bans:
         network.edge(SOURCE, inside, np.inf)
         return
-    largest = largest_output(node)
-    network.edge(
-        SOURCE,
-        inside,
-        max(1.0, cost.recompute_price(node, largest, candidates.fused) * price_factor),
-    )
+    price = recompute_price(candidates, node) * price_factor
+    network.edge(SOURCE, inside, max(1.0, price))
     for root in read_when_recomputed(candidates, node):
         network.edge(leaving[root.id], inside, np.inf)
 
 
-def largest_output(node: Node) -> Value:
-    """The output that a node's price is computed from.
+def recompute_price(candidates: Candidates, node: Node) -> float:
+    """The price of computing a node again.
 
     Args:
+        candidates: The buffers and their prices.
         node: A node with outputs.
 
     Returns:
-        The largest.
+        The price in bytes, computed from the largest output.
     """
-    return max(node.outputs, key=lambda v: v.nbytes)
+    largest = max(node.outputs, key=lambda v: v.nbytes)
+    return cost.recompute_price(node, largest, candidates.fused, candidates.prices)
 
 
 def _keep_price(candidates: Candidates, root: Value) -> float:
     readers = [reader for reader, _ in candidates.view.consumers[root.id]]
     forward = [reader for reader in readers if not candidates.roles.cotangent[reader.id]]
-    return cost.keep_price(root, candidates.fused, forward)
+    return cost.keep_price(root, candidates.fused, forward, candidates.prices)
 
 
 def read_when_recomputed(candidates: Candidates, node: Node) -> list[Value]:

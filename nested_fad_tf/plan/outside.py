@@ -26,7 +26,6 @@ from nested_fad_tf.ops.exact import exact_readers
 from nested_fad_tf.ops.expr import Apply, Const, Expr, Leaf, leaves, subexpressions
 from nested_fad_tf.ops.gradient_reads import GRADIENT_READS, TAKES_COPIES
 from nested_fad_tf.options import Options
-from nested_fad_tf.plan import cost
 from nested_fad_tf.plan.cones import (
     Cone,
     find_active,
@@ -35,6 +34,8 @@ from nested_fad_tf.plan.cones import (
 )
 from nested_fad_tf.plan.cut import SINK, SOURCE, Network
 from nested_fad_tf.plan.lower import broadcast
+from nested_fad_tf.plan.price_files import prices_for
+from nested_fad_tf.plan.prices import Prices
 
 # A derivative has to be computed whether or not the function is ever differentiated. In "auto" it
 # is kept where that saves bytes, in "forward_ad" where it takes no more.
@@ -124,7 +125,7 @@ def plan_outside(view: GraphView, options: Options) -> OutsidePlan:
     Returns:
         The plan.
     """
-    active = find_active(view)
+    active, prices = find_active(view), prices_for(view)
     cones = find_cones(view, active, options.min_bytes)
     free = _free(view, options.min_bytes)
     inside = {node.id for cone in cones for node in cone.nodes}
@@ -136,10 +137,14 @@ def plan_outside(view: GraphView, options: Options) -> OutsidePlan:
     for cone in cones:
         today = {v.id: v for node in cone.nodes for v in _reads(view, node, free)}
         before = tuple(v for id, v in today.items() if id not in kept)
-        residual = _residual(cone, free | kept.keys(), before, options) if before else None
+        residual = None
+        if before:
+            residual = _residual(cone, free | kept.keys(), before, options, prices)
         if readers := takers.get(cone.output.id):
             rest = free | (kept.keys() - {cone.output.id})
-            other = _residual(cone, rest, (*before, cone.output), options, readers, residual)
+            other = _residual(
+                cone, rest, (*before, cone.output), options, prices, readers, residual
+            )
             if other is not None:
                 residual = other
                 del kept[cone.output.id]
@@ -208,6 +213,7 @@ def _residual(
     free: set[int],
     before: tuple[Value, ...],
     options: Options,
+    prices: Prices,
     readers: tuple[Node, ...] = (),
     rival: Residual | None = None,
 ) -> Residual | None:
@@ -222,7 +228,7 @@ def _residual(
         return None
     computed: dict[Expr, Value] = {Leaf(v): v for v in cone.inputs}
     computed |= {cone.exprs[n.outputs[0].id]: n.outputs[0] for n in cone.nodes}
-    pricing = _Pricing(cone, computed, free, options)
+    pricing = _Pricing(cone, computed, free, options, prices)
     kept = pricing.cut((*derivatives, cone.expr) if readers else derivatives)
     sizes = tuple(map(pricing.bytes_of, kept))
     compilable = _compiles(cone, derivatives, options)
@@ -255,8 +261,14 @@ class _Pricing:
     """What it costs to keep, and to compute again, the parts of a cone's derivatives."""
 
     def __init__(
-        self, cone: Cone, computed: Mapping[Expr, Value], free: set[int], options: Options
+        self,
+        cone: Cone,
+        computed: Mapping[Expr, Value],
+        free: set[int],
+        options: Options,
+        prices: Prices,
     ) -> None:
+        self._prices = prices
         self._computed = computed
         self._free = free
         self._dtype = cone.output.dtype
@@ -319,13 +331,12 @@ class _Pricing:
 
     def again(self, expr: Expr, kept: Sequence[Expr], *, fused: bool) -> float:
         """The price of computing an expression from what is kept."""
-        prices = cost.PRICE_FUSED if fused else cost.PRICE
         pending, done = [expr], set(kept)
         total = 0.0
         while pending:
             part = pending.pop()
             if part not in done and isinstance(part, Apply):
-                total += self._recompute_price(part, prices)
+                total += self._recompute_price(part, fused=fused)
                 pending += part.args
             done.add(part)
         return self._tradeoff * total
@@ -351,12 +362,11 @@ class _Pricing:
         dtype = tf.bool if _is_boolean(expr) else self._dtype
         return size_in_bytes(dtype, self._shape(expr), self._nominal)
 
-    def _recompute_price(
-        self, part: Apply, prices: Mapping[elementwise.Cost, float] = cost.PRICE
-    ) -> float:
+    def _recompute_price(self, part: Apply, *, fused: bool = False) -> float:
         entry = elementwise.TABLE.get(part.op_type)
-        price = prices[entry.cost if entry else elementwise.Cost.CHEAP]
-        return price * self.whole_bytes(part) * (self._dtype.size if _is_boolean(part) else 1)
+        price = entry.cost if entry else elementwise.Cost.CHEAP
+        moved = self.whole_bytes(part) * (self._dtype.size if _is_boolean(part) else 1)
+        return self._prices.moving(price, moved, fused=fused)
 
 
 def _compares_bits(part: Apply) -> bool:

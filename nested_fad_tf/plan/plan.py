@@ -79,6 +79,7 @@ class Plan:
         reason: Why nothing is done; empty if something is.
         note: What came of the budget or of a lossy precision; empty if there is neither, or nothing
             was to be done for it.
+        seconds_again: How long what is computed a second time takes; see `plan/again.py`.
     """
 
     strategy: str
@@ -90,6 +91,7 @@ class Plan:
     after: Lifetimes
     reason: str = ""
     note: str = ""
+    seconds_again: float = 0.0
 
 
 def worthwhile(before: Lifetimes, after: Lifetimes) -> bool:

@@ -92,6 +92,7 @@ def from_plan(view: GraphView, plan: Plan, roles: Roles, seconds: float) -> Repo
         kept_bytes_after=sum(k.nbytes for k in plan.kept_after),
         predicted_peak_before=plan.before.peak_bytes,
         predicted_peak_after=plan.after.peak_bytes,
+        predicted_seconds_again=plan.seconds_again,
         nodes_before=plan.before.nodes,
         nodes_after=plan.after.nodes,
         seconds=seconds,

@@ -120,6 +120,8 @@ class Report:
         timeline_after: The same as the function runs now.
         entry_points: For a SavedModel: the functions that programs call, what keeps most first.
             What this report says is kept is of the first one.
+        predicted_seconds_again: How long what is computed a second time takes, by the prices of the
+            device that were planned with. What fusing saves is not subtracted.
         note: What came of `Options.budget` and of a lossy precision; empty if there is neither.
     """
 
@@ -144,6 +146,7 @@ class Report:
     timeline_after: Timeline | None = None
     entry_points: tuple[EntryPoint, ...] = ()
     note: str = ""
+    predicted_seconds_again: float = 0.0
 
     def summary(self, print_fn: Callable[[str], Any] = print, detailed: bool = False) -> None:
         """Prints the report, at most 100 columns wide.

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from nested_fad_tf.cli import main
+from nested_fad_tf.cli import main, quiet
 
 _REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 
@@ -75,6 +75,8 @@ def test_help_of_bench_lists_its_flags(capsys):
     output = capsys.readouterr().out
     for word in ("--models", "--strategies", "--fuse", "--what", "--dtypes", "--json", "--plot"):
         assert word in output
+    for word in ("--calibrate", "--sweep", "tradeoff", "memory,time; with --sweep nothing"):
+        assert word in " ".join(output.split())
     for word in ("mish_mlp", "forward_ad", "gradients", "losses", "float32"):
         assert word in output
 
@@ -110,6 +112,12 @@ def test_help_of_bench_lists_its_flags(capsys):
         (["train", f"--plot={__file__}"], "is a file"),
         (["train", f"--log_dir={__file__}"], "is a file"),
         (["bench", "--plot=figures", "--what=time"], "--what=memory,time"),
+        (["bench", "--plot=figures", "--sweep"], "--what=memory,time"),
+        (["bench", "--sweep", "--what=memory,fit"], "--sweep measures memory, time, not fit"),
+        (["bench", "--sweep", "--strategies=recompute"], "leave out --strategies"),
+        (["bench", "--sweep", "--calibrate"], "--calibrate and --sweep are two things"),
+        (["bench", "--calibrate", "--plot=figures"], "--calibrate draws nothing"),
+        (["bench", "--calibrate", "--json=/no/such/folder/x.json"], "does not exist"),
     ],
 )
 def test_bad_usage_is_one_line_and_status_2(capsys, arguments, expected):
@@ -211,3 +219,45 @@ def test_models_learn_and_both_versions_agree(tmp_path, model):
         gained = results[version]["accuracy_after"] - results[version]["accuracy_before"]
         assert gained > 0.25
     assert results["plain"]["peak_bytes"] > 100 * 2**20
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """TensorFlow, started before; it can't be configured again in a process that has used it."""
+    monkeypatch.setattr(quiet, "start_tensorflow", lambda: None)
+
+
+@pytest.mark.usefixtures("started")
+def test_bench_calibrates_in_place_of_models(monkeypatch, capsys, tmp_path):
+    from nested_fad_tf.bench import calibration, command
+    from nested_fad_tf.plan import price_files
+
+    costs = tmp_path / "costs.toml"
+    monkeypatch.setenv(price_files.VARIABLE, str(costs))
+    monkeypatch.setattr(command, "run_bench", None)
+    monkeypatch.setattr(calibration, "measure_prices", lambda progress: price_files.shipped("CPU"))
+    json_path = tmp_path / "prices.json"
+    assert main.main(["nested-fad-tf", "bench", "--calibrate", f"--json={json_path}"]) == 0
+    assert str(costs) in capsys.readouterr().out
+    assert costs.read_text().startswith("# Written by")
+    assert json.loads(json_path.read_text())["device"] == "CPU"
+
+
+@pytest.mark.usefixtures("started")
+def test_bench_refuses_to_calibrate_what_nobody_would_read(capsys):
+    assert main.main(["nested-fad-tf", "bench", "--calibrate"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "NESTED_FAD_TF_COSTS=default" in line
+
+
+@pytest.mark.usefixtures("started")
+def test_bench_sweeps_tradeoffs(monkeypatch):
+    from nested_fad_tf.bench import sweep
+
+    seen = []
+    monkeypatch.setattr(sweep, "run_sweep", lambda *arguments: seen.append(arguments))
+    assert main.main(["nested-fad-tf", "bench", "--sweep", "--models=mish_mlp"]) == 0
+    assert main.main(["nested-fad-tf", "bench", "--sweep", "--what=time", "--fuse=ops"]) == 0
+    (models, _, what, _), (_, how, measured, _) = seen
+    assert (models, what) == (["mish_mlp"], [])
+    assert (how.fuse, measured) == ("ops", ["time"])

@@ -54,7 +54,7 @@ def test_at_a_tradeoff_of_zero_bytes_alone_decide(chain):
 @pytest.mark.parametrize(("tradeoff", "recomputed"), [(30.0, ["Mul"]), (35.0, [])])
 def test_where_recomputing_is_dearer_than_keeping_both_are_kept(chain, tradeoff, recomputed):
     # A product costs 0.03 of a tensor: 0.9 at a tradeoff of 30, 1.05 at one of 35.
-    assert pytest.approx(0.03) == cost.PRICE[cost.Cost.CHEAP]
+    assert chain.prices.rate(cost.Cost.CHEAP, SIZE, fused=False) == pytest.approx(0.03)
     cut = minimum_cut(chain, tradeoff)
     assert kinds(chain, cut) == recomputed
     assert kept(cut) == (["Tanh:0"] if recomputed else ["Tanh:0", "mul:0"])
@@ -219,17 +219,20 @@ def test_compiled_groups_make_recomputing_cheaper_and_keeping_dearer():
     candidates = candidates_of(chain_step, SQUARE, SQUARE, SQUARE)
     tanh = node(candidates.view, "Tanh")
     value = tanh.outputs[0]
-    apart = cost.recompute_price(tanh, value, fused=False)
+    prices = candidates.prices
+    apart = cost.recompute_price(tanh, value, False, prices)
     assert apart == pytest.approx(0.4 * SIZE)
-    assert cost.recompute_price(tanh, value, fused=True) == pytest.approx(0.1 * SIZE)
+    assert cost.recompute_price(tanh, value, True, prices) == pytest.approx(0.1 * SIZE)
     product = node(candidates.view, "mul")
-    assert cost.keep_price(value, False, [product]) == SIZE
-    assert cost.keep_price(value, True, [product]) == pytest.approx(1.04 * SIZE)
+    assert cost.keep_price(value, False, [product], prices) == SIZE
+    assert cost.keep_price(value, True, [product], prices) == pytest.approx(1.04 * SIZE)
     # A matrix product reads it from memory in any case.
-    assert cost.keep_price(value, True, [product, nodes(candidates.view, "MatMul")[1]]) == SIZE
+    readers = [product, nodes(candidates.view, "MatMul")[1]]
+    assert cost.keep_price(value, True, readers, prices) == SIZE
 
 
 def test_narrow_results_of_wide_inputs_cost_what_they_read():
     candidates = candidates_of(lambda x: x > 0.0, SQUARE)
     mask = node(candidates.view, "Greater")
-    assert np.isclose(cost.recompute_price(mask, mask.outputs[0], False), 0.03 * SIZE)
+    price = cost.recompute_price(mask, mask.outputs[0], False, candidates.prices)
+    assert np.isclose(price, 0.03 * SIZE)
