@@ -41,7 +41,7 @@ _SLACK = 1.1
 # How much lower the peak of a choice has to be than that of a cheaper one.
 _STEP = 0.97
 # Measured peaks are off the simulated ones by a few percent: so much is left to them, if it can be.
-_MARGIN = 0.95
+MARGIN = 0.95
 _MIB = 2**20
 _SHOWN = 3
 
@@ -94,9 +94,9 @@ def fit(
         peak = tried.attempt.lifetimes.peak_bytes
         if peak < least.lifetimes.peak_bytes:
             least = tried.attempt
-        if peak <= _MARGIN * limit or (peak <= limit and met is None):
+        if peak <= MARGIN * limit or (peak <= limit and met is None):
             met = tried
-        if peak <= _MARGIN * limit:
+        if peak <= MARGIN * limit:
             break
     asked = f"the budget of {limit / _MIB:.1f} MiB"
     if met is not None:
@@ -160,7 +160,7 @@ class _Family:
 
     def __init__(self, candidates: Candidates, stages: Stages, base: Attempt) -> None:
         self._base = base.cut
-        self._relaxed = _relaxed(candidates)
+        self._relaxed = relaxed(candidates)
         self._estimator = Estimator(candidates.view, base.lifetimes)
         self._stages = stages.in_order()
         packed = {v.id for v in base.cut.kept if cost.packs(v)}
@@ -251,7 +251,7 @@ class _Family:
         return large and node.id not in relaxed.bans
 
 
-def _relaxed(candidates: Candidates) -> Candidates:
+def relaxed(candidates: Candidates) -> Candidates:
     """The same buffers, of which all may be computed again that can be without being noticed."""
     view = candidates.view
 
