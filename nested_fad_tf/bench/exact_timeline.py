@@ -103,6 +103,8 @@ class _Finder:
             and (self._makes(n) or (self._reads(n) and not _only_views(n)))
         ]
 
+        self._for_results = self._needed_for_results()
+
     def find(self) -> Timeline:
         stages = self._stages()
         ordered = [node for stage in stages for node in stage]
@@ -161,8 +163,20 @@ class _Finder:
 
     def _must(self, node: Node) -> bool:
         """Whether an op has to run in the forward pass: derivative factors may run later."""
-        later = self._candidates.late[node.id] and self._may_run_again(node)
-        return not (later and self._makes(node))
+        optional = self._makes(node) and self._may_run_again(node)
+        return not optional or node.id in self._for_results
+
+    def _needed_for_results(self) -> frozenset[int]:
+        """Ids of the ops without which the forward pass would have other results or effects."""
+        view, seen = self._view, set()
+        stack = [v.node for v in view.outputs]
+        stack += [n for n in view.nodes if view.live[n.id] and n.stateful]
+        while stack:
+            node = stack.pop()
+            if node.id not in seen and not self._cotangent[node.id]:
+                seen.add(node.id)
+                stack += [*(v.node for v in node.inputs), *node.controls]
+        return frozenset(seen)
 
     def _useful(self, stages: Sequence[Sequence[Node]]) -> frozenset[int]:
         """Ids of the ops from which what some stages read can be computed again."""
