@@ -199,8 +199,9 @@ class _Family:
         total, so_far = max(1, sum(weights.values())), 0
         rows: dict[int, list[Node]] = {}
         for stage in self._stages:
-            rows.setdefault(so_far * count // total, []).append(stage)
             so_far += weights[stage.id]
+            # One that reads nothing first belongs to the stage before: they read the same.
+            rows.setdefault(max(0, so_far - 1) * count // total, []).append(stage)
         return [rows[i] for i in sorted(rows)]
 
     def _pieces(self, parts: Sequence[Sequence[Node]], price: float) -> list[_Piece]:
