@@ -18,7 +18,7 @@ from collections.abc import Collection, Mapping, Sequence
 from nested_fad_tf.graph.nodes import Node, Value
 from nested_fad_tf.ops import elementwise, views
 from nested_fad_tf.plan import cost
-from nested_fad_tf.plan.budget import relaxed
+from nested_fad_tf.plan.budget import relax
 from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.cut import largest_output, read_when_recomputed
 from nested_fad_tf.plan.stages import Stages
@@ -86,7 +86,7 @@ def find_timeline(candidates: Candidates, min_bytes: int) -> Timeline:
     Returns:
         Its timeline.
     """
-    return _Finder(relaxed(candidates), min_bytes).find()
+    return _Finder(relax(candidates), min_bytes).find()
 
 
 class _Finder:

@@ -38,6 +38,9 @@ _PRICES = (1.0, 0.1, 0.01)
 _SHARES = (0.25, 0.5, 0.75, 0.9, 1.0)
 # Estimates leave out what a piece of the forward pass needs while it runs again.
 _SLACK = 1.1
+# What time costs, in multiples of what the options ask for, in the second plan to start from: it
+# leaves to spans, which share what they make, what each stage would compute again for itself.
+_PATIENCE = 16.0
 # How much lower the peak of a choice has to be than that of a cheaper one.
 _STEP = 0.97
 # Measured peaks are off the simulated ones by a few percent: so much is left to them, if it can be.
@@ -56,11 +59,12 @@ class _Piece:
 
 @dataclasses.dataclass(frozen=True)
 class _Choice:
-    """A cut with spans; its estimated peak in bytes, and the price of its spans."""
+    """A cut with spans; its estimated peak in bytes, the price of its spans and of all together."""
 
     cut: Cut
     peak: int
     price: float
+    total: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,10 +91,15 @@ def fit(
         The plan, the least that was found if none is within the budget; and what came of it, for
         the report.
     """
-    family = _Family(candidates, stages, base)
+    relaxed = relax(candidates)
+    families = [
+        _Family(candidates, relaxed, stages, start)
+        for start in _starts(candidates, stages, base, options)
+    ]
+    choices = [choice for family in families for choice in family.choices()]
     met: _Try | None = None
     least = base
-    for tried in _tries(candidates, stages, base, family, limit, options):
+    for tried in _tries(candidates, stages, base, choices, limit, options):
         peak = tried.attempt.lifetimes.peak_bytes
         if peak < least.lifetimes.peak_bytes:
             least = tried.attempt
@@ -100,7 +109,7 @@ def fit(
             break
     asked = f"the budget of {limit / _MIB:.1f} MiB"
     if met is not None:
-        return met.attempt, f"{asked} is met by {_how(met, family.forward_price)}"
+        return met.attempt, f"{asked} is met by {_how(met, families[0].forward_price)}"
     note = f"{asked} is not met: {_what_is_least(least)}"
     logging.warning("nested_fad_tf: %s: %s", candidates.view.name, note)
     return least, note
@@ -110,15 +119,25 @@ def _tries(
     candidates: Candidates,
     stages: Stages,
     base: Attempt,
-    family: _Family,
+    choices: Sequence[_Choice],
     limit: int,
     options: Options,
 ) -> Iterator[_Try]:
     """Simulates the plan without a budget, then what is likely to be within it, by price."""
     yield _Try(base, 0.0)
-    for choice in _worth_trying(family.choices(), limit):
-        seconds = base.seconds + choice.price
-        yield _Try(attempt(candidates, stages, choice.cut, seconds, options), choice.price)
+    for choice in _worth_trying(choices, limit):
+        tried = attempt(candidates, stages, choice.cut, choice.total, options)
+        yield _Try(tried, choice.price)
+
+
+def _starts(
+    candidates: Candidates, stages: Stages, base: Attempt, options: Options
+) -> Iterator[Attempt]:
+    """The plans without spans that choices start from: that without a budget, and a patient one."""
+    yield base
+    cut = minimum_cut(candidates, _PATIENCE * max(options.tradeoff, 1.0))
+    if cut != base.cut:
+        yield attempt(candidates, stages, cut, 0.0, options)
 
 
 def _how(tried: _Try, forward_price: float) -> str:
@@ -144,7 +163,7 @@ def _worth_trying(choices: Sequence[_Choice], limit: int) -> list[_Choice]:
     They come by price. If there are none, those with the lowest peaks may do better than estimated.
     """
     front: list[_Choice] = []
-    for choice in sorted(choices, key=lambda c: (c.price, c.peak)):
+    for choice in sorted(choices, key=lambda c: (c.total, c.peak)):
         if not front or choice.peak < _STEP * front[-1].peak:
             front.append(choice)
     near = [c for c in front if c.peak <= _SLACK * limit]
@@ -158,9 +177,11 @@ class _Family:
         forward_price: The price of running the whole forward pass again.
     """
 
-    def __init__(self, candidates: Candidates, stages: Stages, base: Attempt) -> None:
+    def __init__(
+        self, candidates: Candidates, relaxed: Candidates, stages: Stages, base: Attempt
+    ) -> None:
         self._base = base.cut
-        self._relaxed = relaxed(candidates)
+        self._relaxed = relaxed
         self._estimator = Estimator(candidates.view, base.lifetimes)
         self._stages = stages.in_order()
         packed = {v.id for v in base.cut.kept if cost.packs(v)}
@@ -174,6 +195,9 @@ class _Family:
             if not candidates.roles.cotangent[n.id] and self._may_run_again(n)
         }
         self.forward_price = sum(self._prices.values())
+        self._base_price = sum(
+            count * self._prices.get(i, 0.0) for i, count in stages.copies(base.cut).items()
+        )
 
     def choices(self) -> list[_Choice]:
         """All of them, each once."""
@@ -231,7 +255,8 @@ class _Family:
                 kept[root.id] = root
         ordered = tuple(kept[i] for i in sorted(kept))
         cut = Cut(ordered, self._base.recomputed, tuple(p.span for p in pieces))
-        return _Choice(cut, self._peak(pieces, kept), self._price(pieces, kept))
+        price = self._price(pieces, kept)
+        return _Choice(cut, self._peak(pieces, kept), price, self._base_price + price)
 
     def _peak(self, pieces: Sequence[_Piece], kept: Mapping[int, Value]) -> int:
         """The estimated peak in bytes."""
@@ -252,7 +277,7 @@ class _Family:
         return large and node.id not in relaxed.bans
 
 
-def relaxed(candidates: Candidates) -> Candidates:
+def relax(candidates: Candidates) -> Candidates:
     """The same buffers, of which all may be computed again that can be without being noticed."""
     view = candidates.view
 
