@@ -38,9 +38,9 @@ _PRICES = (1.0, 0.1, 0.01)
 _SHARES = (0.25, 0.5, 0.75, 0.9, 1.0)
 # Estimates leave out what a piece of the forward pass needs while it runs again.
 _SLACK = 1.1
-# What time costs, in multiples of what the options ask for, in the second plan to start from: it
-# leaves to spans, which share what they make, what each stage would compute again for itself.
-_PATIENCE = 16.0
+# What time costs, in multiples of what the options ask for, in further plans to start from: they
+# leave to spans, which share what they make, what each stage would compute again for itself.
+_PATIENCE = (16.0, 256.0)
 # How much lower the peak of a choice has to be than that of a cheaper one.
 _STEP = 0.97
 # Measured peaks are off the simulated ones by a few percent: so much is left to them, if it can be.
@@ -133,11 +133,14 @@ def _tries(
 def _starts(
     candidates: Candidates, stages: Stages, base: Attempt, options: Options
 ) -> Iterator[Attempt]:
-    """The plans without spans that choices start from: that without a budget, and a patient one."""
+    """The plans without spans that choices start from: that without a budget, and patient ones."""
     yield base
-    cut = minimum_cut(candidates, _PATIENCE * max(options.tradeoff, 1.0))
-    if cut != base.cut:
-        yield attempt(candidates, stages, cut, 0.0, options)
+    seen = [base.cut]
+    for patience in _PATIENCE:
+        cut = minimum_cut(candidates, patience * max(options.tradeoff, 1.0))
+        if cut not in seen:
+            seen.append(cut)
+            yield attempt(candidates, stages, cut, 0.0, options)
 
 
 def _how(tried: _Try, forward_price: float) -> str:
