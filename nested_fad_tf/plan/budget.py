@@ -93,7 +93,7 @@ def fit(
     """
     relaxed = relax(candidates)
     families = [
-        _Family(candidates, relaxed, stages, start)
+        _Family(candidates, relaxed, stages, start, () if start is base else base.cut.kept)
         for start in _starts(candidates, stages, base, options)
     ]
     choices = [choice for family in families for choice in family.choices()]
@@ -181,9 +181,15 @@ class _Family:
     """
 
     def __init__(
-        self, candidates: Candidates, relaxed: Candidates, stages: Stages, base: Attempt
+        self,
+        candidates: Candidates,
+        relaxed: Candidates,
+        stages: Stages,
+        base: Attempt,
+        checkpoints: Sequence[Value],
     ) -> None:
         self._base = base.cut
+        self._checkpoints = checkpoints
         self._relaxed = relaxed
         self._estimator = Estimator(candidates.view, base.lifetimes)
         self._stages = stages.in_order()
@@ -207,8 +213,7 @@ class _Family:
         found: dict[tuple[Value, ...], _Choice] = {}
         for count in _COUNTS:
             parts = self._divided(count)
-            for price in _PRICES:
-                pieces = self._pieces(parts, price)
+            for pieces in self._divisions(parts):
                 for share in _SHARES:
                     again = pieces[len(pieces) - max(1, round(share * len(pieces))) :]
                     choice = self._choice(again)
@@ -216,6 +221,13 @@ class _Family:
                     if old is None or choice.price < old.price:
                         found[choice.cut.kept] = choice
         return list(found.values())
+
+    def _divisions(self, parts: Sequence[Sequence[Node]]) -> Iterator[list[_Piece]]:
+        """What to keep for rows of stages, in several ways."""
+        for price in _PRICES:
+            yield self._pieces(parts, price, {})
+        if self._checkpoints:
+            yield self._pieces(parts, 1.0, dict.fromkeys((v.id for v in self._checkpoints), 0.0))
 
     def _divided(self, count: int) -> list[list[Node]]:
         """The stages in rows that read equally many bytes first."""
@@ -231,13 +243,15 @@ class _Family:
             rows.setdefault(max(0, so_far - 1) * count // total, []).append(stage)
         return [rows[i] for i in sorted(rows)]
 
-    def _pieces(self, parts: Sequence[Sequence[Node]], price: float) -> list[_Piece]:
+    def _pieces(
+        self, parts: Sequence[Sequence[Node]], price: float, there: Mapping[int, float]
+    ) -> list[_Piece]:
         """For each row of stages what is to be kept for it, and what runs again.
 
         What is kept for the rows before, which end with later layers, is there anyway.
         """
         pieces: list[_Piece] = []
-        anyway: dict[int, float] = {}
+        anyway = dict(there)
         for stages in parts:
             own = frozenset(s.id for s in stages)
             read = [r for r, by in self._readers.items() if any(s.id in own for s in by)]
