@@ -61,6 +61,7 @@ class Row:
         forward_price: The price of running the forward pass.
         heuristic: The heuristic's plan.
         met: Whether that is within the budget, as simulated.
+        own: Whether it is the plan without a budget, which is taken wherever it is within one.
         exact: The exact solution, or the best one found in the time.
         seconds: The solver's time limit.
     """
@@ -73,6 +74,7 @@ class Row:
     forward_price: float
     heuristic: Found
     met: bool
+    own: bool
     exact: Answer
     seconds: float
 
@@ -120,6 +122,7 @@ class Yardstick:
         self._candidates = find_candidates(view, find_roles(view), MIN_BYTES, fused=True)
         self._timeline = find_timeline(self._candidates, MIN_BYTES)
         self._programme = Programme(self._timeline)
+        self._without = strategy_of(OPTIONS)(self._candidates, OPTIONS).after.peak_bytes
 
     def least(self, seconds: float) -> Least:
         """Finds the least peak.
@@ -151,9 +154,10 @@ class Yardstick:
         within = found.peak is not None and found.peak <= limit
         known = {"at_most": found.price} if within else {}
         exact = self._programme.cheapest(limit, seconds, **known)
+        met, own = found.simulated <= budget, found.simulated == self._without
         return Row(
             self._name, self._programme.decisions, fraction, plan.before.peak_bytes, limit,
-            self._timeline.forward_price, found, found.simulated <= budget, exact, seconds,
+            self._timeline.forward_price, found, met, own, exact, seconds,
         )  # fmt: skip
 
     def _heuristic(self, budget: float) -> tuple[Plan, Found]:
