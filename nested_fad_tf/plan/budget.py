@@ -36,6 +36,8 @@ _COUNTS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
 _PRICES = (1.0, 0.1, 0.01)
 # Which shares of the spans, counted from the first layers, are computed again.
 _SHARES = (0.25, 0.5, 0.75, 0.9, 1.0)
+# How many mixtures are estimated for each division, about.
+_EFFORT = 600
 # Estimates leave out what a piece of the forward pass needs while it runs again.
 _SLACK = 1.1
 # What time costs, in multiples of what the options ask for, in further plans to start from: they
@@ -59,12 +61,21 @@ class _Piece:
 
 @dataclasses.dataclass(frozen=True)
 class _Choice:
-    """A cut with spans; its estimated peak in bytes, the price of its spans and of all together."""
+    """A cut with spans.
+
+    Attributes:
+        cut: The cut.
+        peak: Its estimated peak in bytes.
+        price: The price of its spans.
+        total: The price of all that runs again.
+        rows: For each row of stages its span, if it has one.
+    """
 
     cut: Cut
     peak: int
     price: float
     total: float
+    rows: tuple[_Piece | None, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +107,7 @@ def fit(
         _Family(candidates, relaxed, stages, start, () if start is base else base.cut.kept)
         for start in _starts(candidates, stages, base, options)
     ]
-    choices = [choice for family in families for choice in family.choices()]
+    choices = [c for family in families for c in family.choices(MARGIN * limit)]
     met: _Try | None = None
     least = base
     for tried in _tries(candidates, stages, base, choices, limit, options):
@@ -208,19 +219,42 @@ class _Family:
             count * self._prices.get(i, 0.0) for i, count in stages.copies(base.cut).items()
         )
 
-    def choices(self) -> list[_Choice]:
-        """All of them, each once."""
+    def choices(self, limit: float) -> list[_Choice]:
+        """All of them, each once; of those within a limit some that are mixed of several."""
         found: dict[tuple[Value, ...], _Choice] = {}
         for count in _COUNTS:
-            parts = self._divided(count)
-            for pieces in self._divisions(parts):
+            ways = list(self._divisions(self._divided(count)))
+            made = []
+            for pieces in ways:
                 for share in _SHARES:
-                    again = pieces[len(pieces) - max(1, round(share * len(pieces))) :]
-                    choice = self._choice(again)
-                    old = found.get(choice.cut.kept)
-                    if old is None or choice.price < old.price:
-                        found[choice.cut.kept] = choice
+                    first = len(pieces) - max(1, round(share * len(pieces)))
+                    made.append(self._choice([None] * first + pieces[first:]))
+            within = [c for c in made if c.peak <= limit]
+            if within:
+                cheapest = min(within, key=lambda c: c.total)
+                made.append(self._mixed(cheapest, list(zip(*ways, strict=True)), limit))
+            for choice in made:
+                old = found.get(choice.cut.kept)
+                if old is None or choice.total < old.total:
+                    found[choice.cut.kept] = choice
         return list(found.values())
+
+    def _mixed(self, choice: _Choice, ways: Sequence[Sequence[_Piece]], limit: float) -> _Choice:
+        """Changes what is done about single rows as long as that is cheaper and within a limit."""
+        left = _EFFORT
+        while left > 0:
+            best = choice
+            for row, pieces in enumerate(ways):
+                for piece in (None, *pieces):
+                    rows = [*choice.rows[:row], piece, *choice.rows[row + 1 :]]
+                    other = self._choice(rows)
+                    if other.peak <= limit and other.total < best.total:
+                        best = other
+                    left -= 1
+            if best is choice:
+                break
+            choice = best
+        return choice
 
     def _divisions(self, parts: Sequence[Sequence[Node]]) -> Iterator[list[_Piece]]:
         """What to keep for rows of stages, in several ways."""
@@ -261,9 +295,9 @@ class _Family:
             anyway |= dict.fromkeys((v.id for v in cut.kept), 0.0)
         return pieces
 
-    def _choice(self, again: Sequence[_Piece]) -> _Choice:
-        """The cut in which some of the pieces run again."""
-        pieces = [p for p in again if p.span.recomputed]
+    def _choice(self, rows: Sequence[_Piece | None]) -> _Choice:
+        """The cut in which some pieces run again."""
+        pieces = [p for p in rows if p is not None and p.span.recomputed]
         covered = frozenset().union(*(p.span.stages for p in pieces))
         kept = {v.id: v for p in pieces for v in p.kept}
         for root in self._base.kept:
@@ -273,7 +307,8 @@ class _Family:
         ordered = tuple(kept[i] for i in sorted(kept))
         cut = Cut(ordered, self._base.recomputed, tuple(p.span for p in pieces))
         price = self._price(pieces, kept)
-        return _Choice(cut, self._peak(pieces, kept), price, self._base_price + price)
+        total = self._base_price + price
+        return _Choice(cut, self._peak(pieces, kept), price, total, tuple(rows))
 
     def _peak(self, pieces: Sequence[_Piece], kept: Mapping[int, Value]) -> int:
         """The estimated peak in bytes."""
