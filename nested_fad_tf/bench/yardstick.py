@@ -271,7 +271,9 @@ def _convolutions(layers: int) -> Case:
                 x = tf.nn.silu(x)
             return x
 
-        return _step_of(model, [*filters, *sum(norms, [])]), tf.TensorSpec([16, 56, 56, 64])
+        return _step_of(model, [*filters, *[w for norm in norms for w in norm]]), tf.TensorSpec(
+            [16, 56, 56, 64]
+        )
 
     return case
 
@@ -303,7 +305,9 @@ def _transformer(blocks: int) -> Case:
                 x = x + tf.nn.gelu(normalised(x) @ wide, approximate=True) @ narrow
             return x
 
-        return _step_of(model, sum(weights, [])), tf.TensorSpec([batch * length, width])
+        return _step_of(model, [w for block in weights for w in block]), tf.TensorSpec(
+            [batch * length, width]
+        )
 
     return case
 
