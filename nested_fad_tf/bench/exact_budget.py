@@ -1,21 +1,23 @@
 """The least work that a budget takes, and the least peak that there is, by integer programming.
 
 A yardstick for the heuristic of plan/budget.py on small graphs; nothing that users run. The problem
-is that of Jain et al. ("Checkmate", arXiv 1910.02653) on the timeline of `exact_timeline`: for
-every slot whether the op runs there, and for every buffer when it is held, so that each op finds what
-it reads and the buffers held at any time fit into the budget, at the least price of what runs again.
-Prices are those of plan/cost.py, and what must not run twice is what the heuristic may not
-repeat either.
+is that of Jain et al. ("Checkmate", arXiv 1910.02653) on the timeline of `exact_timeline`: for each
+slot whether the op runs there, and for each buffer when it is held, so that every op finds what it
+reads and what is held at any time fits into the budget, at the least price of what runs again.
+Prices are those of plan/cost.py, and what must not run twice is what the heuristic may not repeat
+either.
 
 What is exact, and what is not: the order of the ops is that of the timeline, nothing of the forward
-pass runs twice before the backward pass begins, cotangents are computed once, and small buffers are
-free. The heuristic works under the same restrictions, except that TensorFlow's executor has an order
-of its own. Booleans aren't kept as bits here, so that graphs with large ones are no fair comparison.
+pass runs twice before the backward pass begins, what runs again does so before the stage that
+wants it, cotangents are computed once, and small buffers are free. The heuristic's plans run in the
+order of TensorFlow's executor instead, which now and then is the better one. Booleans aren't kept
+as bits here, so that graphs with large ones are no fair comparison.
 
-Checkmate has a variable for each edge and stage that says when a buffer is freed. Here it is how long
-a buffer is held that has variables, one from each op that touches it to the next. Without the rows
-that bound the memory the matrix is that of a network, so that its solutions are whole by themselves;
-these rows are knapsacks, and say more when the budget is rounded down to what sums of sizes can be.
+Checkmate has a variable for each edge and stage that says when a buffer is freed. Here it is how
+long a buffer is held that has variables, one from each op that touches it to the next. Without the
+rows that bound the memory the matrix is that of a network, so that its solutions are whole by
+themselves; these rows are knapsacks, and say more when the budget is rounded down to what sums of
+sizes can be.
 """
 
 from __future__ import annotations
@@ -138,7 +140,7 @@ class Programme:
             runs: All runs of ops that may run again.
 
         Returns:
-            The peak in bytes; `None` if some op doesn't find what it reads, or there is no such slot.
+            The peak in bytes; `None` if some op doesn't find what it reads, or has no slot there.
         """
         chosen = set(runs)
         if not chosen <= self._runs.keys():

@@ -1,12 +1,13 @@
 """A step as a row of slots in which something may run: what `exact_budget` decides about.
 
 The order is fixed. First the forward pass runs, as it was traced. Then come the stages of the
-backward pass (plan/stages.py), each with its cotangent ops as they were traced; before the cotangent
-ops of a stage that reads something of the forward pass there is a slot for every op of the forward
-pass that this or a later stage could use, in which that op may run again.
+backward pass (plan/stages.py), each with its cotangent ops as they were traced. Before those of a
+stage that reads something of the forward pass there is a slot for every op of the forward pass
+that this or a later stage could use, in which that op may run again. In a fine timeline every
+cotangent op is a stage: that has more and better solutions, and takes much longer to solve.
 
-Only buffers that a plan decides about count, see `Candidates.free`: small ones, arguments, variables
-and outputs of the forward pass are there at no price. Views share their buffer.
+Only buffers that a plan decides about count, see `Candidates.free`: small ones, arguments,
+variables and outputs of the forward pass are there at no price. Views share their buffer.
 """
 
 from __future__ import annotations
@@ -72,25 +73,27 @@ class Timeline:
 
     @property
     def grain(self) -> int:
-        """What all sums of bytes are multiples of: a budget between two of them is the lower one."""
+        """What all sums of bytes are multiples of: budgets may be rounded down to one."""
         return math.gcd(*self.sizes.values(), *(s.cotangents for s in self.slots))
 
 
-def find_timeline(candidates: Candidates, min_bytes: int) -> Timeline:
+def find_timeline(candidates: Candidates, min_bytes: int, *, fine: bool = False) -> Timeline:
     """Finds the slots of a step.
 
     Args:
         candidates: The buffers of the forward pass.
-        min_bytes: Cotangents below this size are left out, as small buffers of the forward pass are.
+        min_bytes: Cotangents below this size are left out, as other small buffers are.
+        fine: Whether every cotangent op is a stage of its own.
 
     Returns:
         Its timeline.
     """
-    return _Finder(relax(candidates), min_bytes).find()
+    return _Finder(relax(candidates), min_bytes, fine).find()
 
 
 class _Finder:
-    def __init__(self, candidates: Candidates, min_bytes: int) -> None:
+    def __init__(self, candidates: Candidates, min_bytes: int, fine: bool) -> None:
+        self._fine = fine
         self._candidates = candidates
         self._min_bytes = min_bytes
         self._view = candidates.view
@@ -137,7 +140,8 @@ class _Finder:
         rows: dict[int, list[Node]] = {}
         for node in live:
             rows.setdefault(of.get(node.id, node).id, []).append(node)
-        return [rows[i] for i in sorted(rows)]
+        ordered = [rows[i] for i in sorted(rows)]
+        return [[node] for row in ordered for node in row] if self._fine else ordered
 
     def _slot(
         self, stage: int, node: Node, must: bool, cotangents: int, reads: Sequence[Value]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ from nested_fad_tf.plan.strategies import strategy_of
 from nested_fad_tf.plan.wiring import Wiring
 
 MIN_BYTES = 64 * 1024
-# Prices are those of groups, as by default; memory is that of single ops, as the programme counts it.
+# Prices are those of groups, as by default; memory is that of single ops, as in the programme.
 OPTIONS = Options(strategy="auto", fuse="ops", min_bytes=MIN_BYTES)
 # The backward pass does twice the work of the forward pass, as usual for products.
 _PASSES = 3.0
@@ -133,8 +134,10 @@ class Yardstick:
         Returns:
             What was found.
         """
-        plan, found = self._heuristic(1)
-        exact = self._programme.least_peak(seconds)
+        fine = find_timeline(self._candidates, MIN_BYTES, fine=True)
+        programme = Programme(fine)
+        plan, found = self._heuristic(1, fine, programme)
+        exact = programme.least_peak(seconds)
         return Least(self._name, plan.before.peak_bytes, found, exact)
 
     def row(self, fraction: float, seconds: float) -> Row:
@@ -147,7 +150,7 @@ class Yardstick:
         Returns:
             The row.
         """
-        plan, found = self._heuristic(fraction)
+        plan, found = self._heuristic(fraction, self._timeline, self._programme)
         budget = fraction * plan.before.peak_bytes
         limit = MARGIN * budget if found.simulated <= MARGIN * budget else budget
         # What the heuristic found bounds the search, if it counts in the programme's memory too.
@@ -160,13 +163,14 @@ class Yardstick:
             self._timeline.forward_price, found, met, own, exact, seconds,
         )  # fmt: skip
 
-    def _heuristic(self, budget: float) -> tuple[Plan, Found]:
+    def _heuristic(
+        self, budget: float, timeline: Timeline, programme: Programme
+    ) -> tuple[Plan, Found]:
         options = OPTIONS.replace(budget=budget)
         plan = strategy_of(options)(self._candidates, options)
-        runs = runs_of(self._candidates, self._timeline, plan.rewrite)
-        price = sum(self._timeline.prices[i] for _, i in runs) - self._timeline.forward_price
-        peak = self._programme.peak_of(runs)
-        return plan, Found(price, plan.after.peak_bytes, peak, plan.note)
+        runs = runs_of(self._candidates, timeline, plan.rewrite)
+        price = sum(timeline.prices[i] for _, i in runs) - timeline.forward_price
+        return plan, Found(price, plan.after.peak_bytes, programme.peak_of(runs), plan.note)
 
 
 def runs_of(candidates: Candidates, timeline: Timeline, rewrite: Rewrite) -> list[Run]:
@@ -261,7 +265,7 @@ def _convolutions(layers: int) -> Case:
 
     def case() -> tuple[Callable[[tf.Tensor], Any], tf.TensorSpec]:
         channels = [64 * 2 ** (i // 2) for i in range(layers + 1)]
-        filters = _weights(*[(3, 3, a, b) for a, b in zip(channels, channels[1:], strict=False)])
+        filters = _weights(*[(3, 3, a, b) for a, b in itertools.pairwise(channels)])
         norms = [_weights((c,), (c,)) for c in channels[1:]]
 
         def model(x: tf.Tensor) -> tf.Tensor:

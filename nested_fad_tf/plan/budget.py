@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from absl import logging
 
 from nested_fad_tf.graph.nodes import Node, Value
+from nested_fad_tf.graph.roles import Role
 from nested_fad_tf.options import Options
 from nested_fad_tf.plan import cost
 from nested_fad_tf.plan.attempt import Attempt, attempt
@@ -147,8 +148,12 @@ def _starts(
     """The plans without spans that choices start from: that without a budget, and patient ones."""
     yield base
     seen = [base.cut]
+    # What only the backward pass reads runs once in any case, be it there.
+    roles, nodes = candidates.roles, candidates.view.nodes
+    late = candidates.late
+    times = {n.id: 0 for n in nodes if late[n.id] or roles.of(n) is Role.UNCLAIMED}
     for patience in _PATIENCE:
-        cut = minimum_cut(candidates, patience * max(options.tradeoff, 1.0))
+        cut = minimum_cut(candidates, patience * max(options.tradeoff, 1.0), times=times)
         if cut not in seen:
             seen.append(cut)
             yield attempt(candidates, stages, cut, 0.0, options)
@@ -228,7 +233,7 @@ class _Family:
             for pieces in ways:
                 for share in _SHARES:
                     first = len(pieces) - max(1, round(share * len(pieces)))
-                    made.append(self._choice([None] * first + pieces[first:]))
+                    made.append(self._choice([*[None] * first, *pieces[first:]]))
             within = [c for c in made if c.peak <= limit]
             if within:
                 cheapest = min(within, key=lambda c: c.total)

@@ -34,7 +34,7 @@ def timeline_of(reads: list[tuple[int, ...]], sizes: list[int]) -> Timeline:
         backward: Any = SimpleNamespace(id=100 + last)
         slots.append(Slot(stage, backward, (last,), (), none, True, 0))
     bytes_of = {i: MIB * size for i, size in enumerate(sizes)}
-    return Timeline(tuple(slots), bytes_of, {i: 1.0 * MIB for i in ops}, {})
+    return Timeline(tuple(slots), bytes_of, dict.fromkeys(ops, 1.0 * MIB), {})
 
 
 def chain(length: int) -> Timeline:
@@ -42,7 +42,7 @@ def chain(length: int) -> Timeline:
 
 
 def peak_by_hand(timeline: Timeline, runs: set[tuple[int, int]]) -> float | None:
-    """The peak if every buffer is held from the run that makes it to its last reader before another."""
+    """The peak if a buffer is held from the run that makes it to its last reader before another."""
     slots = [s for s in timeline.slots if s.must or (s.stage, s.node.id) in runs]
     held = np.zeros(len(slots))
     for buffer, size in timeline.sizes.items():

@@ -120,7 +120,7 @@ def test_work_is_what_one_counts_by_hand(op_type, function, shapes, expected):
         work = TABLE[op_type](values[: len(op.inputs)], values[len(op.inputs) :], op.get_attr)
         assert graph is not None
     else:
-        work = work_of(op_type, function, *map(lambda s: spec(*s), shapes))
+        work = work_of(op_type, function, *(spec(*shape) for shape in shapes))
     assert work == pytest.approx(expected)
 
 
