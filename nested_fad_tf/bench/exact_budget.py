@@ -29,7 +29,7 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_matrix
 
-from nested_fad_tf.bench.exact_timeline import Slot, Timeline, runs_of
+from nested_fad_tf.bench.exact_timeline import Slot, Timeline
 
 # Memory is counted in these, so that the solver's tolerances mean something.
 _UNIT = 2.0**10
@@ -238,5 +238,5 @@ class Programme:
         bound = float(result.mip_dual_bound) * _UNIT
         if not goal[self._peak]:
             bound -= self._timeline.forward_price
-        price = runs_of(self._timeline, runs)
+        price = self._timeline.again(runs)
         return Answer(True, True, price, peak, bound, result.status == _OPTIMAL, runs)

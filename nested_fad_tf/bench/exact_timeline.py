@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from nested_fad_tf.graph.nodes import Node, Value
 from nested_fad_tf.ops import elementwise, views
@@ -70,6 +70,17 @@ class Timeline:
     def forward_price(self) -> float:
         """The price of what may run again, each once."""
         return sum(self.prices.values())
+
+    def again(self, runs: Iterable[tuple[int, int]]) -> float:
+        """The price of what runs besides one forward pass.
+
+        Args:
+            runs: Stage and node id of each run of an op that may run again, first ones included.
+
+        Returns:
+            The price.
+        """
+        return sum(self.prices[i] for _, i in runs) - self.forward_price
 
     @property
     def grain(self) -> int:
@@ -230,16 +241,3 @@ def _in_place(node: Node) -> bool:
 
 def _only_views(node: Node) -> bool:
     return bool(node.outputs) and all(v.storage is not v for v in node.outputs)
-
-
-def runs_of(timeline: Timeline, slots: Collection[tuple[int, int]]) -> float:
-    """The price of what runs besides one forward pass.
-
-    Args:
-        timeline: The timeline.
-        slots: Stage and node id of each run of an op that may run again, the first ones included.
-
-    Returns:
-        The price.
-    """
-    return sum(timeline.prices[i] for _, i in slots) - timeline.forward_price

@@ -169,7 +169,7 @@ class Yardstick:
         options = OPTIONS.replace(budget=budget)
         plan = strategy_of(options)(self._candidates, options)
         runs = runs_of(self._candidates, timeline, plan.rewrite)
-        price = sum(timeline.prices[i] for _, i in runs) - timeline.forward_price
+        price = timeline.again(runs)
         return plan, Found(price, plan.after.peak_bytes, programme.peak_of(runs), plan.note)
 
 

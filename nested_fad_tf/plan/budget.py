@@ -5,12 +5,18 @@ need less, the stages of the backward pass are divided into spans, and before ea
 piece of the forward pass that it reads runs once more, from checkpoints (Chen et al., arXiv
 1604.06174; what to keep under a budget: Jain et al., arXiv 1910.02653). Which tensors are
 checkpoints is again a minimum cut, between what a span needs and the arguments of the function, so
-that they lie where the model is narrow. What is element-wise is recomputed by each stage as before.
+that they lie where the model is narrow. What the plan that a choice starts from recomputes is
+recomputed by each stage as before.
 
-How many spans there are, which of them are computed again, and at what price of time, makes a
-family of choices that does not depend on the budget. Their peaks are estimated from the simulation
-of the plan without them; the cheapest one that a simulation of its own finds to be within the
-budget is taken. So a larger budget never gives a slower plan.
+There are several plans to start from: that of "auto", and patient ones, at a higher price of time,
+which leave more to be recomputed by spans: the stages of a span share what it makes. How many spans
+there are, which of them are computed again, and at what price of time, makes a family of choices for
+each. Of those that are about within the budget some are mixed row by row, as long as that makes them
+cheaper. Peaks are estimated from the simulation of the plan that a choice starts from; the cheapest
+choice that a simulation of its own finds to be within the budget is taken. The plan of "auto" comes
+first: where it is within the budget, a budget changes nothing.
+
+How far this is from the best there is on small graphs: scripts/budget_yardstick.
 """
 
 from __future__ import annotations
@@ -190,7 +196,14 @@ def _worth_trying(choices: Sequence[_Choice], limit: int) -> list[_Choice]:
 
 
 class _Family:
-    """The choices for one graph.
+    """The choices that start from one plan.
+
+    Args:
+        candidates: The buffers of the forward pass.
+        relaxed: The same, as `relax` gives them.
+        stages: Their stages.
+        base: The plan to start from; it has no spans.
+        checkpoints: What spans may start from as if it were kept anyway, as one more way.
 
     Attributes:
         forward_price: The price of running the whole forward pass again.
@@ -335,7 +348,14 @@ class _Family:
 
 
 def relax(candidates: Candidates) -> Candidates:
-    """The same buffers, of which all may be computed again that can be without being noticed."""
+    """Lets everything be computed again that can be without being noticed.
+
+    Args:
+        candidates: The buffers of the forward pass.
+
+    Returns:
+        The same, with the bans that a budget doesn't lift.
+    """
     view = candidates.view
 
     def lasts(node: Node) -> bool:

@@ -15,6 +15,7 @@ from nested_fad_tf.bench import yardstick
 from nested_fad_tf.bench.exact_budget import Programme
 from nested_fad_tf.bench.exact_timeline import FORWARD, Slot, Timeline, find_timeline
 from nested_fad_tf.plan.peak import simulate
+from nested_fad_tf.plan.rewrite import Rewrite
 from nested_fad_tf.plan.strategies import STRATEGIES
 
 MIB = 2**20
@@ -156,7 +157,7 @@ def test_a_traced_step_counts_as_much_as_it_is_simulated_to():
     programme = Programme(timeline)
     assert timeline.grain == SIZE
     simulated = simulate(candidates.view).peak_bytes
-    runs = yardstick.runs_of(candidates, timeline, yardstick.Rewrite())
+    runs = yardstick.runs_of(candidates, timeline, Rewrite())
     assert programme.peak_of(runs) == pytest.approx(simulated, abs=SIZE / 100)
     assert programme.cheapest(simulated).price <= 0
 
@@ -170,7 +171,7 @@ def test_a_plan_is_never_better_than_the_optimum():
         options = yardstick.OPTIONS.replace(min_bytes=1024, budget=budget)
         plan = STRATEGIES["auto"](candidates, options)
         runs = yardstick.runs_of(candidates, timeline, plan.rewrite)
-        price = sum(timeline.prices[i] for _, i in runs) - timeline.forward_price
+        price = timeline.again(runs)
         peak = programme.peak_of(runs)
         assert peak is not None
         exact = programme.cheapest(max(peak, budget * plain), 10.0)
