@@ -51,7 +51,8 @@ def test_less_memory_takes_more_work():
     reports = [report_of(budget) for budget in (None, "64MiB", "50MiB", "40MiB", "32MiB", 1)]
     peaks = [r.predicted_peak_after for r in reports]
     assert peaks == sorted(peaks, reverse=True)
-    nodes = [r.nodes_after for r in reports]
+    # Where the plan without a budget is not enough: that one spends time to keep less, too.
+    nodes = [r.nodes_after for r in reports[1:]]
     assert nodes == sorted(nodes)
     assert peaks[-1] < 0.7 * peaks[0]
 
@@ -67,7 +68,7 @@ def test_a_budget_that_nothing_meets(caplog):
     with caplog.at_level("WARNING", logger="absl"):
         report = report_of(1)
     assert "is not met: the least that was found is" in report.note
-    assert "are alive" in report.note and "matmul" in report.note
+    assert "are alive" in report.note and "Gelu" in report.note
     assert report.note in caplog.text
     assert (
         report.changed and report.predicted_peak_after < 0.7 * report_of(None).predicted_peak_after

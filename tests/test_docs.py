@@ -4,13 +4,13 @@ import ast
 import dataclasses
 import json
 import re
-import runpy
 import unicodedata
 
 import pages
 import pytest
 
 import nested_fad_tf as nfad
+from nested_fad_tf.bench import command, paper
 
 _PACKAGE = pages.REPOSITORY / "nested_fad_tf"
 _PAGES = [pages.REPOSITORY / "README.md", *sorted((pages.REPOSITORY / "docs").glob("*.md"))]
@@ -124,12 +124,19 @@ def test_every_reason_is_explained(reason):
     assert reason in pages.read("docs/limits.md")
 
 
+def _marked(file, name):
+    """What stands between two marks in a page."""
+    return pages.read(file).partition(f"<!-- {name} -->")[2].partition(f"<!-- /{name} -->")[0]
+
+
 def test_the_table_of_peers_is_what_was_measured():
-    script = runpy.run_path(str(pages.REPOSITORY / "scripts" / "compare_peers"))
-    rows = json.loads(pages.read("docs/results/peers.json"))["results"]["peers"]
-    text = pages.read("docs/comparison.md")
-    shown = text.partition("<!-- peers -->")[2].partition("<!-- /peers -->")[0]
-    assert shown.strip() == script["table"](rows)
+    results = json.loads(pages.read("docs/results/peers.json"))["results"]
+    assert _marked("docs/comparison.md", "peers").strip() == command.summary_table(results)
+
+
+def test_what_is_said_of_the_paper_is_what_was_measured():
+    results = json.loads(pages.read("docs/results/paper.json"))["results"]
+    assert _marked("docs/results.md", "paper").strip() == paper.findings(paper.compare(results))
 
 
 def test_extras_and_requirements_are_explained():

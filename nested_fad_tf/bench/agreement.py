@@ -1,4 +1,4 @@
-"""Does a rewritten step compute what the plain one computes? Gradients, and losses over ten steps.
+"""Does another version of a step compute what the plain one does? Gradients, and ten losses.
 
 Both versions start from the same weights, optimizer slots, moving averages and dropout seeds: all
 are variables of the model or its optimizer, and are put back before every call.
@@ -6,6 +6,7 @@ are variables of the model or its optimizer, and are put back before every call.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from nested_fad_tf.bench import models, variants
+from nested_fad_tf.bench import catalog, models, peers, variants, versions
 
 _STEPS = 10
 # Seeds of the changes to the weights that show how well a gradient is determined.
@@ -27,7 +28,7 @@ BOUNDS = {"float32": 1e-5, "float64": 1e-12}
 
 @dataclass(frozen=True)
 class GradientsRow:
-    """How far the gradients of a rewritten step are from plain TensorFlow's.
+    """How far the gradients of another version of a step are from plain TensorFlow's.
 
     Differences are max |difference| / max |entry| of a tensor. Some gradients are zero but for
     rounding (of a bias before a normalization, say) and no two ways to compute them agree. Which
@@ -36,7 +37,7 @@ class GradientsRow:
 
     Attributes:
         model: The model's name.
-        strategy: The rewrite's strategy.
+        strategy: The other version.
         fuse: How its groups run.
         jit_compile: Whether XLA compiles the step as a whole, plain and rewritten.
         dtype: Type of weights and activations.
@@ -48,6 +49,8 @@ class GradientsRow:
         undetermined: How many gradients move more.
         worst_excess: The largest ratio of one of those's difference to what it moves by itself.
         control_difference: The largest difference between two plain calls: the noise.
+        state_difference: The largest difference of what the step updates beside the weights, such
+            as the moving averages of a batch normalization.
         differences: The ten largest differences by the variable's path.
         sensitivities: How far those gradients move by one unit in the last place of the weights.
     """
@@ -64,6 +67,7 @@ class GradientsRow:
     undetermined: int
     worst_excess: float
     control_difference: float
+    state_difference: float
     differences: dict[str, float]
     sensitivities: dict[str, float]
 
@@ -74,7 +78,7 @@ class LossesRow:
 
     Attributes:
         model: The model's name.
-        strategy: The rewrite's strategy.
+        strategy: The other version.
         fuse: How its groups run.
         jit_compile: Whether XLA compiles the step as a whole, plain and rewritten.
         worst_difference: The largest relative difference at any step.
@@ -99,41 +103,37 @@ class LossesRow:
 def gradients_row(
     model: str, strategy: str = "auto", how: variants.How = variants.DEFAULT, dtype: str = "float64"
 ) -> GradientsRow:
-    """Compares loss and gradients of the plain and the rewritten step.
+    """Compares loss and gradients of the plain step and of another version.
 
     Args:
         model: A name of `nested_fad_tf.bench.models`.
-        strategy: A strategy of `nested_fad_tf.Options`, or "plain".
+        strategy: A version as `nested_fad_tf.bench.versions` reads it.
         how: What else the versions are made with.
         dtype: "float64" for a tight check, or "float32".
 
     Returns:
         The row.
+
+    Raises:
+        RefusedError: If the version is a peer that doesn't run.
     """
-    problem = models.build(model, dtype=dtype)
-    reset = _resetter(problem)
-
-    def run(function: Any, seed: int = 0) -> tuple[float, dict[str, np.ndarray]]:
-        reset()
-        if seed:
-            nudge(problem.model.trainable_variables, seed)
-        loss, gradients = function(*problem.inputs)
-        paths = [variable.path for variable in problem.model.trainable_variables]
-        found = zip(paths, gradients, strict=True)
-        return float(loss), {
-            path: tf.convert_to_tensor(gradient).numpy()
-            for path, gradient in found
-            if gradient is not None  # A weight that the loss does not depend on.
-        }
-
-    plain_function = variants.wrap(problem.gradients, variants.PLAIN, how)
-    plain_loss, plain = run(plain_function)
-    _, again = run(plain_function)
-    loss, rewritten = run(variants.wrap(problem.gradients, strategy, how))
-    differences = _differences(plain, rewritten)
+    if peers.is_compiled(strategy):
+        # XLA draws other random numbers from the same seeds: compiled compares with compiled.
+        how = dataclasses.replace(how, jit_compile=True)
+    plain = _Gradients(model, versions.PLAIN, how, dtype)
+    expected = plain.run()
+    again = plain.run()
+    try:
+        found = _Gradients(model, strategy, how, dtype, plain.paths).run()
+    except peers.REFUSALS as error:
+        if strategy not in catalog.PEERS:
+            raise
+        row = peers.refusal(model, strategy, f"gradients, {dtype}", error)
+        raise peers.RefusedError(row) from error
+    differences = _differences(expected.gradients, found.gradients)
     worst = max(differences, key=differences.__getitem__)
-    nudged = [_differences(plain, run(plain_function, seed)[1]) for seed in _NUDGES]
-    sensitivities = {path: max(found[path] for found in nudged) for path in plain}
+    nudged = [_differences(expected.gradients, plain.run(seed).gradients) for seed in _NUDGES]
+    sensitivities = {path: max(n[path] for n in nudged) for path in expected.gradients}
     determined = {path for path, moved in sensitivities.items() if moved <= BOUNDS[dtype]}
     largest = sorted(differences, key=differences.__getitem__, reverse=True)[:_SHOWN]
     return GradientsRow(
@@ -142,7 +142,7 @@ def gradients_row(
         fuse=how.fuse,
         jit_compile=how.jit_compile,
         dtype=dtype,
-        loss_difference=_relative(plain_loss, loss),
+        loss_difference=_relative(expected.loss, found.loss),
         worst_difference=differences[worst],
         worst_tensor=worst,
         worst_determined=max((differences[p] for p in determined), default=0.0),
@@ -151,10 +151,75 @@ def gradients_row(
             (d / sensitivities[p] for p, d in differences.items() if p not in determined),
             default=0.0,
         ),
-        control_difference=max(_differences(plain, again).values()),
+        control_difference=max(_differences(expected.gradients, again.gradients).values()),
+        state_difference=max(_differences(expected.state, found.state).values(), default=0.0),
         differences={path: differences[path] for path in largest},
         sensitivities={path: sensitivities[path] for path in largest},
     )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What one call gave: gradients and state by the path of their variable."""
+
+    loss: float
+    gradients: dict[str, np.ndarray]
+    state: dict[str, np.ndarray]
+
+
+class _Gradients:
+    """The gradient function of one version of a model, which starts from the same state each time.
+
+    Args:
+        model: The model's name.
+        version: The version.
+        how: What else it is made with.
+        dtype: Type of weights and activations.
+        paths: What the variables are called; Keras counts names on with every model it makes.
+
+    Attributes:
+        paths: The same; by default the variables' own.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        version: str,
+        how: variants.How,
+        dtype: str,
+        paths: Sequence[str] | None = None,
+    ) -> None:
+        self._problem = models.build(model, dtype=dtype, version=version)
+        self._reset = _resetter(self._problem)
+        self._function = variants.wrap(self._problem.gradients, version, how)
+        self._variables = [*self._weights, *self._problem.model.non_trainable_variables]
+        self.paths = paths or [variable.path for variable in self._variables]
+
+    @property
+    def _weights(self) -> list[keras.Variable]:
+        return self._problem.model.trainable_variables
+
+    def run(self, seed: int = 0) -> _Found:
+        """Calls it once.
+
+        Args:
+            seed: If not zero: the weights are moved by one unit in the last place, this way.
+
+        Returns:
+            What it gave.
+        """
+        self._reset()
+        if seed:
+            nudge(self._weights, seed)
+        loss, gradients = self._function(*self._problem.inputs)
+        found = {
+            path: tf.convert_to_tensor(gradient).numpy()
+            for path, gradient in zip(self.paths, gradients, strict=False)
+            if gradient is not None  # A weight that the loss does not depend on.
+        }
+        rest = list(zip(self.paths, self._variables, strict=True))[len(gradients) :]
+        state = {p: v.numpy() for p, v in rest if tf.as_dtype(v.dtype).is_floating}
+        return _Found(float(loss), found, state)
 
 
 def losses_row(
@@ -164,7 +229,7 @@ def losses_row(
 
     Args:
         model: A name of `nested_fad_tf.bench.models`.
-        strategy: A strategy of `nested_fad_tf.Options`, or "plain".
+        strategy: A rewrite as `nested_fad_tf.bench.versions` reads it, or "plain".
         how: What else the versions are made with.
 
     Returns:
@@ -179,7 +244,7 @@ def losses_row(
             nudge(problem.model.trainable_variables, seed)
         return tuple(float(function(*problem.inputs)) for _ in range(_STEPS))
 
-    plain_function = variants.wrap(problem.step, variants.PLAIN, how)
+    plain_function = variants.wrap(problem.step, versions.PLAIN, how)
     plain, again = run(plain_function), run(plain_function)
     rewritten = run(variants.wrap(problem.step, strategy, how))
     nudged = run(plain_function, _NUDGES[0])

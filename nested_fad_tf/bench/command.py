@@ -6,13 +6,23 @@ import dataclasses
 import os
 import pathlib
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 from rich.console import Console
 
-from nested_fad_tf.bench import agreement, catalog, fit, models, runner, variants
+from nested_fad_tf.bench import (
+    agreement,
+    catalog,
+    fit,
+    models,
+    peers,
+    runner,
+    summary,
+    variants,
+    versions,
+)
 from nested_fad_tf.graph import devices
 from nested_fad_tf.plan import price_files
 from nested_fad_tf.report import files
@@ -33,36 +43,73 @@ def run_bench(
 
     Args:
         models: Names of `nested_fad_tf.bench.models`; "all" stands for every one.
-        strategies: Strategies of `nested_fad_tf.Options` to compare with plain TensorFlow.
+        strategies: Versions to compare with plain TensorFlow, as `nested_fad_tf.bench.versions`
+            reads them.
         how: What else the versions are made with.
         json_path: Where to write the rows; None to write none.
         what: What to measure, of `nested_fad_tf.bench.catalog.WHAT`.
         dtypes: Types of weights and activations to compare gradients in.
 
     Returns:
-        Rows as dictionaries, by what was measured.
+        Rows as dictionaries, by what was measured; under "refused" what doesn't run, if anything.
 
     Raises:
-        ValueError: If a model or something to measure is not known.
+        ValueError: If a model, a version or something to measure is not known, or peers can't be
+            measured by it.
     """
     chosen = chosen_models(models)
-    if unknown := set(what) - set(catalog.WHAT):
-        raise ValueError(f"cannot measure {sorted(unknown)}; there are: {', '.join(catalog.WHAT)}")
+    _check(strategies, what)
     console, progress = Console(), Console(stderr=True)
     results: dict[str, list[dict[str, Any]]] = {}
+    refused: list[peers.Refusal] = []
     for kind in what:
         rows: list[Any] = []
         for model in chosen:
             if not progress.is_terminal:
                 progress.print(f"{kind}: {model}")
             with progress.status(f"{kind}: {model}"):
-                rows += _rows(kind, model, list(strategies), how, list(dtypes))
-        console.print(f"\n{kind}\n")
-        console.out(markdown(rows, _COLUMNS[kind]), highlight=False)
+                measured, not_run = _rows(kind, model, list(strategies), how, list(dtypes))
+            rows += measured
+            refused += not_run
+        _print_table(console, kind, rows)
         results[kind] = [dataclasses.asdict(row) for row in rows]
+    if refused:
+        _print_table(console, "refused", refused)
+        results["refused"] = [dataclasses.asdict(row) for row in refused]
+    if {"memory", "time"} <= set(what):
+        console.print("\nsummary\n")
+        console.out(summary_table(results), highlight=False)
     if json_path is not None:
         write(pathlib.Path(json_path), results)
     return results
+
+
+def summary_table(results: Mapping[str, summary.Rows]) -> str:
+    """A table with one row for each version, from all that was measured of it.
+
+    Args:
+        results: What `run_bench` gave, memory and time among it.
+
+    Returns:
+        The table in Markdown.
+    """
+    return markdown(summary.rows(results), _COLUMNS["summary"])
+
+
+def _print_table(console: Console, kind: str, rows: Sequence[Any]) -> None:
+    console.print(f"\n{kind}\n")
+    console.out(markdown(rows, _COLUMNS[kind]), highlight=False)
+
+
+def _check(strategies: Sequence[str], what: Sequence[str]) -> None:
+    if unknown := set(what) - set(catalog.WHAT):
+        raise ValueError(f"cannot measure {sorted(unknown)}; there are: {', '.join(catalog.WHAT)}")
+    for version in filter(versions.is_rewrite, strategies):
+        versions.options(version)
+    named = [version for version in strategies if version in catalog.PEERS]
+    if named and (other := set(what) - set(catalog.WHAT_OF_PEERS)):
+        can = ", ".join(catalog.WHAT_OF_PEERS)
+        raise ValueError(f"peers are measured by {can}, not by {', '.join(sorted(other))}")
 
 
 def chosen_models(chosen: Sequence[str]) -> list[str]:
@@ -87,20 +134,28 @@ def chosen_models(chosen: Sequence[str]) -> list[str]:
 
 def _rows(
     kind: str, model: str, strategies: list[str], how: variants.How, dtypes: list[str]
-) -> list[Any]:
-    """Rows of one model."""
+) -> tuple[list[Any], list[peers.Refusal]]:
+    """Rows of one model, and what doesn't run."""
     if kind == "time":
-        return list(runner.time_rows([model], strategies, how))
+        return runner.time_rows([model], strategies, how)
+    rows: list[Any] = []
+    refused: list[peers.Refusal] = []
+    for dtype in dtypes if kind == "gradients" else [""]:
+        for strategy in strategies:
+            try:
+                rows.append(_row(kind, model, strategy, how, dtype))
+            except peers.RefusedError as error:
+                refused.append(error.row)
+    return rows, refused
+
+
+def _row(kind: str, model: str, strategy: str, how: variants.How, dtype: str) -> Any:
     if kind == "gradients":
-        return [
-            agreement.gradients_row(model, strategy, how, dtype)
-            for dtype in dtypes
-            for strategy in strategies
-        ]
+        return agreement.gradients_row(model, strategy, how, dtype)
     if kind == "fit":
-        return [_fit_row(model, strategy) for strategy in strategies]
+        return _fit_row(model, strategy)
     make = runner.memory_row if kind == "memory" else agreement.losses_row
-    return [make(model, strategy, how) for strategy in strategies]
+    return make(model, strategy, how)
 
 
 def _fit_row(model: str, strategy: str) -> fit.FitRow:
@@ -158,6 +213,10 @@ def _pair(before: int | None, after: int | None) -> str:
     return f"{_mib(before)} -> {_mib(after)}"
 
 
+def _difference(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0e}" if value else "0"
+
+
 def _gain(row: runner.MemoryRow) -> str:
     return f"{row.plain_peak / row.peak:.2f}x" if row.peak else "-"
 
@@ -167,6 +226,20 @@ _COMMON: list[Column] = [
     ("strategy", lambda row: row.strategy),
 ]
 _COLUMNS: dict[str, list[Column]] = {
+    "summary": [
+        *_COMMON,
+        ("peak MiB", lambda row: _mib(row.peak)),
+        ("gain", lambda row: f"{row.gain:.2f}x"),
+        ("time", lambda row: f"{row.ratio:.2f}x"),
+        ("gradients", lambda row: _difference(row.gradients)),
+        ("averages", lambda row: _difference(row.state)),
+        ("none is smaller and faster", lambda row: "*" if row.front else ""),
+    ],
+    "refused": [
+        *_COMMON,
+        ("measured", lambda row: row.measured),
+        ("reason", lambda row: row.reason),
+    ],
     "memory": [
         *_COMMON,
         ("peak MiB", lambda row: _pair(row.plain_peak, row.peak)),
@@ -203,6 +276,7 @@ _COLUMNS: dict[str, list[Column]] = {
         ("determined", lambda row: f"{row.worst_determined:.1e}"),
         ("others", lambda row: f"{row.undetermined}, {row.worst_excess:.1f}x"),
         ("plain twice", lambda row: f"{row.control_difference:.1e}"),
+        ("averages", lambda row: f"{row.state_difference:.1e}"),
     ],
     "losses": [
         *_COMMON,

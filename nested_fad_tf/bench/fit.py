@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 import nested_fad_tf as nfad
-from nested_fad_tf.bench import models, request, variants
+from nested_fad_tf.bench import models, request, versions
 from nested_fad_tf.bench.agreement import nudge, worst_relative
 from nested_fad_tf.report import memory
 
@@ -78,7 +78,7 @@ def fit_row(model: str, strategy: str = "auto", loop_gain: float | None = None) 
         RuntimeError: If a process fails; the message ends with its last error lines.
     """
     plain, other = (
-        request.ask(_MODULE, {"model": model, "strategy": s}) for s in (variants.PLAIN, strategy)
+        request.ask(_MODULE, {"model": model, "strategy": s}) for s in (versions.PLAIN, strategy)
     )
     return FitRow(
         model=model,
@@ -107,9 +107,8 @@ def train(model: str, strategy: str) -> dict[str, Any]:
     problem = models.build(model)
     features, labels = (tensor.numpy() for tensor in problem.inputs)
     network = _with_any_batch_size(problem.model)
-    if strategy != variants.PLAIN:
-        options = nfad.Options(strategy=strategy, on_error="raise")  # type: ignore[arg-type]
-        nfad.keras.optimize(network, options)
+    if strategy != versions.PLAIN:
+        nfad.keras.optimize(network, versions.options(strategy))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     network.compile(keras.optimizers.Adam(1e-4), loss=loss)
     network.optimizer.build(network.trainable_variables)
@@ -120,7 +119,7 @@ def train(model: str, strategy: str) -> dict[str, Any]:
     batch = [tf.constant(features), tf.constant(labels)]
     step = memory.measure(lambda: network.train_on_batch(*batch), runs=1)
     answer["peak_bytes"] = step.peak_bytes
-    if strategy == variants.PLAIN:
+    if strategy == versions.PLAIN:
         for variable, value in zip(variables, start, strict=True):
             variable.assign(value)
         nudge(network.trainable_variables, seed=1)

@@ -11,7 +11,8 @@ EfficientNetV2B0 160 px, batch 32; MobileNetV3Small 160 px, batch 64; ConvNeXtTi
 ResNet50 128 px, batch 32. Language models: six layers of width 512, eight heads, 128 tokens,
 batch 16, vocabulary 8192, cross-entropy over all positions through a head tied to the token
 embedding; feed-forward width 2048 (Llama: three matrices of 1792, no dropout), dropout 0.1. ViT:
-six layers of width 384, six heads, 128 px in patches of 8, batch 16, dropout 0.1. Losses are
+six layers of width 384, six heads, 128 px in patches of 8, batch 16, dropout 0.1. Networks of
+`bench.elementwise`: 32 channels on 32 px, batch 64; width 64 on 512 tokens, batch 8. Losses are
 softmax cross-entropy on integer labels.
 
 With plain TensorFlow 2.21 on CPU a step of the perceptrons peaks between 100 and 330 MiB, the
@@ -28,6 +29,9 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+
+from nested_fad_tf.bench import elementwise, peers, versions
+from nested_fad_tf.bench.task import Task, normal
 
 Step = Callable[..., tf.Tensor]
 Gradients = Callable[..., tuple[tf.Tensor, list[tf.Tensor]]]
@@ -56,21 +60,14 @@ class Problem:
     gradients: Gradients
 
 
-@dataclass(frozen=True)
-class _Task:
-    """What a builder gives: a model, its features and the classes to predict."""
-
-    model: keras.Model
-    features: np.ndarray
-    labels: np.ndarray
-
-
 def names() -> list[str]:
     """Names of all models, small ones first."""
     return list(_BUILDERS)
 
 
-def build(name: str, dtype: str = "float32", seed: int = 0) -> Problem:
+def build(
+    name: str, dtype: str = "float32", seed: int = 0, version: str = versions.PLAIN
+) -> Problem:
     """Builds a model, its data and its training step.
 
     Args:
@@ -78,6 +75,7 @@ def build(name: str, dtype: str = "float32", seed: int = 0) -> Problem:
         dtype: Type of weights and activations: "float32", or "float64" for tight checks of
             gradients.
         seed: Seed of weights, data and dropout; the same seed gives the same problem.
+        version: Of the step that is to be made of it: peers change how the model computes.
 
     Returns:
         The problem.
@@ -85,13 +83,15 @@ def build(name: str, dtype: str = "float32", seed: int = 0) -> Problem:
     Raises:
         ValueError: If there is no model of that name.
         ImportError: If the model needs keras-hub and it is not installed.
+        NotImplementedError: If the version is a peer that can do nothing for it.
     """
     if name not in _BUILDERS:
         raise ValueError(f"no model named {name!r}; there are: {', '.join(names())}")
     keras.utils.set_random_seed(seed)
     with _default_dtype(dtype):
-        task = _BUILDERS[name](np.random.default_rng(seed))
-        return _problem(name, task, dtype)
+        with peers.scope(version):
+            task = _BUILDERS[name](np.random.default_rng(seed))
+        return _problem(name, task, peers.forward(version, task.model), dtype)
 
 
 @contextlib.contextmanager
@@ -108,7 +108,7 @@ def _default_dtype(dtype: str) -> Iterator[None]:
         keras.config.set_dtype_policy(old_policy)
 
 
-def _problem(name: str, task: _Task, dtype: str) -> Problem:
+def _problem(name: str, task: Task, forward: peers.Forward, dtype: str) -> Problem:
     """Adds the optimizer, the tensors and the step functions."""
     model = task.model
     optimizer = keras.optimizers.Adam(1e-4)
@@ -120,7 +120,7 @@ def _problem(name: str, task: _Task, dtype: str) -> Problem:
         """Loss and gradients of the trainable variables."""
         # Some layers ask for the default type when they are traced, not when they are built.
         with _default_dtype(dtype), tf.GradientTape() as tape:
-            logits = model(features, training=True)
+            logits = forward(features)
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
             loss = tf.reduce_mean(losses)
         return loss, tape.gradient(loss, model.trainable_variables)
@@ -137,16 +137,16 @@ def _problem(name: str, task: _Task, dtype: str) -> Problem:
 # --- Multilayer perceptrons -----------------------------------------------------------------------
 
 
-def _mlp(activation: Any) -> Callable[[np.random.Generator], _Task]:
+def _mlp(activation: Any) -> Callable[[np.random.Generator], Task]:
     """Builder of eight Dense(512) layers with an activation, batch 4096."""
 
-    def builder(rng: np.random.Generator) -> _Task:
+    def builder(rng: np.random.Generator) -> Task:
         width, batch, classes = 512, 4096, 10
         layers: list[Any] = [keras.Input((width,), batch_size=batch)]
         for _ in range(8):
             layers += [keras.layers.Dense(width), keras.layers.Activation(activation)]
         model = keras.Sequential([*layers, keras.layers.Dense(classes)])
-        return _Task(model, _normal(rng, batch, width), rng.integers(0, classes, batch))
+        return Task(model, normal(rng, batch, width), rng.integers(0, classes, batch))
 
     return builder
 
@@ -166,7 +166,7 @@ CUSTOM_OBJECTS: dict[str, Callable[[Any], Any]] = {f.__name__: f for f in (_gelu
 # --- Images ---------------------------------------------------------------------------------------
 
 
-def _mixer(rng: np.random.Generator) -> _Task:
+def _mixer(rng: np.random.Generator) -> Task:
     """MLP-Mixer (arXiv 2105.01601): eight blocks of width 256, batch 16."""
     batch, size, patch, width, token_width, channel_width = 16, 64, 4, 256, 256, 512
     layers = keras.layers
@@ -183,24 +183,24 @@ def _mixer(rng: np.random.Generator) -> _Task:
         x = layers.Add()([x, y])
     x = layers.GlobalAveragePooling1D()(layers.LayerNormalization()(x))
     model = keras.Model(images, layers.Dense(_CLASSES)(x))
-    return _Task(model, _normal(rng, batch, size, size, 3), rng.integers(0, _CLASSES, batch))
+    return Task(model, normal(rng, batch, size, size, 3), rng.integers(0, _CLASSES, batch))
 
 
-def _application(name: str, size: int, batch: int) -> Callable[[np.random.Generator], _Task]:
+def _application(name: str, size: int, batch: int) -> Callable[[np.random.Generator], Task]:
     """Builder of a model of keras.applications with random weights."""
 
-    def builder(rng: np.random.Generator) -> _Task:
+    def builder(rng: np.random.Generator) -> Task:
         images = keras.Input((size, size, 3), batch_size=batch)
         model = getattr(keras.applications, name)(
             weights=None, input_tensor=images, classes=_CLASSES, classifier_activation=None
         )
         pixels = rng.uniform(0, 255, (batch, size, size, 3)).astype("float32")
-        return _Task(model, pixels, rng.integers(0, _CLASSES, batch))
+        return Task(model, pixels, rng.integers(0, _CLASSES, batch))
 
     return builder
 
 
-def _vit(rng: np.random.Generator) -> _Task:
+def _vit(rng: np.random.Generator) -> Task:
     """Vision transformer of keras_hub: six layers of width 384."""
     batch, size = 16, 128
     backbone = _keras_hub().models.ViTBackbone(
@@ -215,7 +215,7 @@ def _vit(rng: np.random.Generator) -> _Task:
     images = keras.Input((size, size, 3), batch_size=batch)
     tokens = backbone(images)
     model = keras.Model(images, keras.layers.Dense(_CLASSES)(tokens[:, 0]))
-    return _Task(model, _normal(rng, batch, size, size, 3), rng.integers(0, _CLASSES, batch))
+    return Task(model, normal(rng, batch, size, size, 3), rng.integers(0, _CLASSES, batch))
 
 
 # --- Language -------------------------------------------------------------------------------------
@@ -223,10 +223,10 @@ def _vit(rng: np.random.Generator) -> _Task:
 _VOCABULARY, _LENGTH, _BATCH = 8192, 128, 16
 
 
-def _language(make: Callable[[Any], Any]) -> Callable[[np.random.Generator], _Task]:
+def _language(make: Callable[[Any], Any]) -> Callable[[np.random.Generator], Task]:
     """Builder of a keras_hub backbone under a head tied to its token embedding."""
 
-    def builder(rng: np.random.Generator) -> _Task:
+    def builder(rng: np.random.Generator) -> Task:
         backbone = make(_keras_hub().models)
         ids = keras.Input((_LENGTH,), batch_size=_BATCH, dtype="int32")
         rest = {
@@ -239,7 +239,7 @@ def _language(make: Callable[[Any], Any]) -> Callable[[np.random.Generator], _Ta
             hidden = hidden["sequence_output"]
         logits = backbone.token_embedding(hidden, reverse=True)
         shape = (_BATCH, _LENGTH)
-        return _Task(
+        return Task(
             keras.Model(ids, logits),
             rng.integers(0, _VOCABULARY, shape),
             rng.integers(0, _VOCABULARY, shape),
@@ -248,28 +248,21 @@ def _language(make: Callable[[Any], Any]) -> Callable[[np.random.Generator], _Ta
     return builder
 
 
-def _bert(models: Any) -> Any:
-    return models.BertBackbone(
-        vocabulary_size=_VOCABULARY,
-        num_layers=6,
-        num_heads=8,
-        hidden_dim=512,
-        intermediate_dim=2048,
-        dropout=0.1,
-        max_sequence_length=_LENGTH,
-    )
+def _dense(name: str) -> Callable[[Any], Any]:
+    """Builder of a backbone with dense feed-forward layers: BERT and GPT-2 take the same sizes."""
 
+    def make(models: Any) -> Any:
+        return getattr(models, name)(
+            vocabulary_size=_VOCABULARY,
+            num_layers=6,
+            num_heads=8,
+            hidden_dim=512,
+            intermediate_dim=2048,
+            dropout=0.1,
+            max_sequence_length=_LENGTH,
+        )
 
-def _gpt2(models: Any) -> Any:
-    return models.GPT2Backbone(
-        vocabulary_size=_VOCABULARY,
-        num_layers=6,
-        num_heads=8,
-        hidden_dim=512,
-        intermediate_dim=2048,
-        dropout=0.1,
-        max_sequence_length=_LENGTH,
-    )
+    return make
 
 
 def _llama(models: Any) -> Any:
@@ -294,11 +287,7 @@ def _keras_hub() -> Any:
     return keras_hub
 
 
-def _normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    return rng.standard_normal(shape).astype("float32")
-
-
-_BUILDERS: dict[str, Callable[[np.random.Generator], _Task]] = {
+_BUILDERS: dict[str, Callable[[np.random.Generator], Task]] = {
     "linear_mlp": _mlp("linear"),
     "relu_mlp": _mlp("relu"),
     "elu_mlp": _mlp("elu"),
@@ -307,13 +296,17 @@ _BUILDERS: dict[str, Callable[[np.random.Generator], _Task]] = {
     "gelu_mlp": _mlp(_gelu),
     "gelu_tanh_mlp": _mlp(_gelu_tanh),
     "swish_mlp": _mlp("swish"),
+    "mish_convnet": elementwise.convnet("mish"),
+    "gelu_convnet": elementwise.convnet(_gelu),
+    "depthwise_convnet": elementwise.depthwise_convnet(_gelu),
+    "long_transformer": elementwise.long_transformer(_gelu),
     "mixer": _mixer,
     "efficientnetv2b0": _application("EfficientNetV2B0", size=160, batch=32),
     "mobilenetv3small": _application("MobileNetV3Small", size=160, batch=64),
     "convnexttiny": _application("ConvNeXtTiny", size=128, batch=16),
     "resnet50": _application("ResNet50", size=128, batch=32),
-    "bert": _language(_bert),
-    "gpt2": _language(_gpt2),
+    "bert": _language(_dense("BertBackbone")),
+    "gpt2": _language(_dense("GPT2Backbone")),
     "llama": _language(_llama),
     "vit": _vit,
 }

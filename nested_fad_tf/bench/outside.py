@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 import nested_fad_tf as nfad
-from nested_fad_tf.bench import request, variants
+from nested_fad_tf.bench import request, versions
 from nested_fad_tf.report import memory
 
 _MODULE = "nested_fad_tf.bench.outside"
@@ -149,7 +149,7 @@ def outside_row(case: str, strategy: str = "auto") -> OutsideRow:
         RuntimeError: If a process fails; the message ends with its last error lines.
     """
     plain, other = (
-        request.ask(_MODULE, {"case": case, "strategy": s}) for s in (variants.PLAIN, strategy)
+        request.ask(_MODULE, {"case": case, "strategy": s}) for s in (versions.PLAIN, strategy)
     )
     differences = [
         abs(a - b) / (abs(a) or 1.0) for a, b in zip(plain["norms"], other["norms"], strict=True)
@@ -168,14 +168,11 @@ def measure(case: str, strategy: str) -> dict[str, Any]:
         peak_bytes, and norms: of each gradient.
     """
     layers, make = CASES[case]
-    options = nfad.Options(on_error="raise")
-    if strategy != variants.PLAIN:
-        options = options.replace(strategy=strategy)
 
     def wrap(function: Callable[..., Any]) -> Any:
-        if strategy == variants.PLAIN:
+        if strategy == versions.PLAIN:
             return tf.function(function)
-        return nfad.function(function, options=options)
+        return nfad.function(function, options=versions.options(strategy))
 
     function = make(_Net(layers), wrap)
     x = tf.constant(_numbers(_ROWS, _WIDTH, seed=99))

@@ -6,9 +6,10 @@ import dataclasses
 import functools
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
-from nested_fad_tf.bench import request, variants
+from nested_fad_tf.bench import catalog, models, peers, request, variants, versions
 
 CONTROL = "plain again"
 _LEAST_ROUNDS = 9
@@ -16,18 +17,18 @@ _LEAST_ROUNDS = 9
 
 @dataclasses.dataclass(frozen=True)
 class MemoryRow:
-    """Memory of one step, plain and rewritten, in bytes above what lived before the step.
+    """Memory of one step, plain and another version, in bytes above what lived before the step.
 
     Attributes:
         model: The model's name.
-        strategy: The rewrite's strategy.
+        strategy: The other version.
         fuse: How its groups run.
         jit_compile: Whether XLA compiles the step as a whole, plain and rewritten.
         graph_ops: Ops in the plain graph.
         plain_peak: Peak of plain TensorFlow, bytes requested.
-        peak: Peak of the rewritten step.
+        peak: Peak of the other version.
         plain_resident: How far the plain step raised the resident set; None where unknown.
-        resident: The same for the rewritten step.
+        resident: The same for the other version.
         predicted_before: The plain step's peak as the planner predicted it.
         predicted_after: The rewritten step's.
         kept_before: Bytes that plain TensorFlow keeps for the backward pass.
@@ -59,8 +60,8 @@ class TimeRow:
 
     Attributes:
         model: The model's name.
-        strategy: The version: "plain", a strategy, or "plain again", the null control, whose spread
-            says which differences mean something.
+        strategy: The version, or "plain again", the null control, whose spread says which
+            differences mean something.
         fuse: How its groups run.
         jit_compile: Whether XLA compiles the step as a whole, plain and rewritten.
         seconds: Median time of a steady step.
@@ -90,21 +91,24 @@ class TimeRow:
 def memory_row(
     model: str, strategy: str = "auto", how: variants.How = variants.DEFAULT
 ) -> MemoryRow:
-    """Measures the memory of a step, plain and rewritten, each in a fresh process.
+    """Measures the memory of a step, plain and another version, each in a fresh process.
 
     Args:
         model: A name of `nested_fad_tf.bench.models`.
-        strategy: A strategy of `nested_fad_tf.Options`, or "plain" for plain TensorFlow alone.
+        strategy: A version as `nested_fad_tf.bench.versions` reads it.
         how: What else the versions are made with.
 
     Returns:
         The row.
 
     Raises:
+        RefusedError: If the version is a peer that doesn't run.
         RuntimeError: If a measuring process fails; the message ends with its last error lines.
     """
-    plain = _measure_in_process(model, variants.PLAIN, dataclasses.replace(how, fuse="auto"))
-    other = plain if strategy == variants.PLAIN else _measure_in_process(model, strategy, how)
+    plain = _measure_in_process(model, versions.PLAIN, dataclasses.replace(how, fuse="auto"))
+    other = plain if strategy == versions.PLAIN else _measure_in_process(model, strategy, how)
+    if "refused" in other:
+        raise peers.RefusedError(peers.refusal(model, strategy, "memory", other["refused"]))
     return MemoryRow(
         model=model,
         strategy=strategy,
@@ -135,71 +139,98 @@ def time_rows(
     strategies: list[str],
     how: variants.How = variants.DEFAULT,
     rounds: int = _LEAST_ROUNDS,
-) -> list[TimeRow]:
+) -> tuple[list[TimeRow], list[peers.Refusal]]:
     """Times steps, all versions of a model alternating in this process.
 
     Args:
         models: Names of `nested_fad_tf.bench.models`.
-        strategies: Strategies of `nested_fad_tf.Options`.
+        strategies: Versions as `nested_fad_tf.bench.versions` reads them.
         how: What else the versions are made with.
         rounds: How often each version is timed; at least 9.
 
     Returns:
-        For every model a row for plain, for each strategy, and for the null control.
+        For every model a row for plain, for each version, and for the null control; and for the
+        peers among the versions that don't run, why.
 
     Raises:
         ValueError: If there are fewer than 9 rounds.
     """
     if rounds < _LEAST_ROUNDS:
         raise ValueError(f"rounds must be at least {_LEAST_ROUNDS}, not {rounds}")
-    chosen = [name for name in strategies if name != variants.PLAIN]
-    return [row for model in models for row in _time_model(model, chosen, how, rounds)]
+    chosen = [name for name in strategies if name != versions.PLAIN]
+    rows: list[TimeRow] = []
+    refused: list[peers.Refusal] = []
+    for model in models:
+        ready = _ready(model, chosen, how, refused)
+        rows += _time_model(model, ready, how, rounds)
+    return rows, refused
 
 
 @dataclasses.dataclass(frozen=True)
 class _Version:
     """A step ready to be timed, and what getting it ready took."""
 
-    step: Any
+    run: Callable[[], None]
     trace_seconds: float
     rewrite_seconds: float
     first_call_seconds: float
 
 
-def _time_model(model: str, strategies: list[str], how: variants.How, rounds: int) -> list[TimeRow]:
-    from nested_fad_tf.bench import models
-
+def _ready(
+    model: str, strategies: list[str], how: variants.How, refused: list[peers.Refusal]
+) -> dict[str, _Version]:
+    """All versions of a model by label, called once; what doesn't run is added to a list."""
     problem = models.build(model)
-    versions = {
-        label: _first_call(problem, variants.PLAIN if label == CONTROL else label, how)
-        for label in [variants.PLAIN, *strategies, CONTROL]
-    }
-    seconds: dict[str, list[float]] = {label: [] for label in versions}
-    order = list(versions)
+    ready: dict[str, _Version] = {}
+    for label in [versions.PLAIN, *strategies, CONTROL]:
+        version = versions.PLAIN if label == CONTROL else label
+        try:
+            own = models.build(model, version=version) if version in catalog.PEERS else problem
+            ready[label] = _first_call(own, version, how)
+        except peers.REFUSALS as error:
+            if version not in catalog.PEERS:
+                raise
+            refused.append(peers.refusal(model, label, "time", error))
+    return ready
+
+
+def _time_model(
+    model: str, ready: dict[str, _Version], how: variants.How, rounds: int
+) -> list[TimeRow]:
+    seconds = _alternating(ready, rounds)
+    plain = seconds[versions.PLAIN]
+    return [_time_row(model, label, how, ready[label], seconds[label], plain) for label in ready]
+
+
+def _alternating(ready: dict[str, _Version], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each version in each round."""
+    seconds: dict[str, list[float]] = {label: [] for label in ready}
+    order = list(ready)
     for round_number in range(rounds + 1):
         for label in order:
             start = time.perf_counter()
-            versions[label].step(*problem.inputs).numpy()
+            ready[label].run()
             elapsed = time.perf_counter() - start
             if round_number:  # Round 0 warms up.
                 seconds[label].append(elapsed)
         order = order[1:] + order[:1]  # Nobody always follows the same neighbour's cache contents.
-    return [
-        _time_row(model, label, how, versions[label], seconds[label], seconds[variants.PLAIN])
-        for label in versions
-    ]
+    return seconds
 
 
-def _first_call(problem: Any, strategy: str, how: variants.How) -> _Version:
+def _first_call(problem: models.Problem, version: str, how: variants.How) -> _Version:
     """Traces, rewrites, compiles and runs once, timing each part."""
-    step = variants.wrap(problem.step, strategy, how)
+    step = variants.wrap(problem.step, version, how)
     start = time.perf_counter()
     step.get_concrete_function(*problem.inputs)
     traced = time.perf_counter()
     step(*problem.inputs).numpy()
     end = time.perf_counter()
     rewriting = variants.report_numbers(step).get("rewrite_seconds", 0.0)
-    return _Version(step, traced - start - rewriting, rewriting, end - start)
+
+    def run() -> None:
+        step(*problem.inputs).numpy()
+
+    return _Version(run, traced - start - rewriting, rewriting, end - start)
 
 
 def _time_row(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from nested_fad_tf.bench import command, runner, variants
+from nested_fad_tf.report.front import front
 
 TRADEOFFS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
@@ -72,7 +72,7 @@ def run_sweep(
     Raises:
         ValueError: If a model is not known.
     """
-    labels = list(map(variants.with_tradeoff, tradeoffs))
+    labels = list(map(_version, tradeoffs))
     found: dict[str, list[Any]] = {"sweep": [], **{kind: [] for kind in what}}
     console = Console(stderr=True)
     for model in command.chosen_models(models):
@@ -86,7 +86,7 @@ def run_sweep(
                 ]
                 found["memory"] += measured
             if "time" in what:
-                timed = runner.time_rows([model], labels, how)
+                timed, _ = runner.time_rows([model], labels, how)
                 ratios = {row.strategy: row.ratio for row in timed}
                 planned = [dataclasses.replace(r, ratio=ratios[r.strategy]) for r in planned]
                 found["time"] += timed
@@ -123,7 +123,7 @@ def predicted(
     problem = models.build(model)
     rows = []
     for tradeoff in tradeoffs:
-        label = variants.with_tradeoff(tradeoff)
+        label = _version(tradeoff)
         step = variants.wrap(problem.step, label, how)
         step.get_concrete_function(*problem.inputs)
         numbers = variants.report_numbers(step)
@@ -139,6 +139,10 @@ def predicted(
     return rows
 
 
+def _version(tradeoff: float) -> str:
+    return f"auto:tradeoff={tradeoff:g}"
+
+
 def with_front(rows: Sequence[SweepRow]) -> list[SweepRow]:
     """Marks the Pareto front.
 
@@ -148,10 +152,7 @@ def with_front(rows: Sequence[SweepRow]) -> list[SweepRow]:
     Returns:
         The same; those are marked that no other row beats.
     """
-    best, least = {}, math.inf
-    for time, memory in sorted({row.point for row in rows}):
-        if memory < least:
-            best[time, memory] = least = memory
+    best = set(front(row.point for row in rows))
     return [dataclasses.replace(row, best=row.point in best) for row in rows]
 
 

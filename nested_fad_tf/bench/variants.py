@@ -1,4 +1,4 @@
-"""The versions of a step that are compared: plain TensorFlow, and one rewrite per strategy."""
+"""The versions of a step that are compared: plain TensorFlow, peers, and rewrites."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-PLAIN = "plain"
-_TRADEOFF = " tradeoff="
+from nested_fad_tf.bench import peers, versions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +16,7 @@ class How:
     """What else, beside the strategy, the versions of a step are made with.
 
     Attributes:
-        fuse: How fused groups run, as in `nested_fad_tf.Options`.
+        fuse: How fused groups run, where a version's name doesn't say.
         jit_compile: Whether XLA compiles the step as a whole, plain and rewritten.
     """
 
@@ -28,42 +27,26 @@ class How:
 DEFAULT = How()
 
 
-def wrap(function: Callable[..., Any], strategy: str, how: How = DEFAULT) -> Any:
+def wrap(function: Callable[..., Any], version: str, how: How = DEFAULT) -> Any:
     """Makes a graph function of a Python function.
 
     Args:
-        function: A step or gradient function of a `Problem`.
-        strategy: "plain" for `tf.function`, a strategy of `nested_fad_tf.Options`, or what
-            `with_tradeoff` gave.
+        function: A step or gradient function of a `Problem` that was built for this version.
+        version: A name as `nested_fad_tf.bench.versions` reads it.
         how: What else it is made with.
 
     Returns:
         A `tf.function` or its rewriting drop-in. A rewrite that fails raises: a benchmark must not
         measure the fallback by accident.
     """
+    compiled = how.jit_compile or peers.is_compiled(version) or None
     # The steps hold no Python control flow on tensors, so autograph would only slow tracing down.
-    if strategy == PLAIN:
-        return tf.function(function, autograph=False, jit_compile=how.jit_compile or None)
+    if not versions.is_rewrite(version):
+        return tf.function(function, autograph=False, jit_compile=compiled)
     import nested_fad_tf
 
-    name, *tradeoff = strategy.split(_TRADEOFF)
-    changes = {"tradeoff": float(tradeoff[0])} if tradeoff else {}
-    options = nested_fad_tf.Options(strategy=name, fuse=how.fuse, on_error="raise", **changes)  # type: ignore[arg-type]
-    return nested_fad_tf.function(
-        function, options=options, autograph=False, jit_compile=how.jit_compile or None
-    )
-
-
-def with_tradeoff(tradeoff: float) -> str:
-    """The version of a step that weighs bytes and seconds in another way.
-
-    Args:
-        tradeoff: As in `nested_fad_tf.Options`.
-
-    Returns:
-        What `wrap` takes for a strategy.
-    """
-    return f"auto{_TRADEOFF}{tradeoff:g}"
+    options = versions.options(version, how.fuse)
+    return nested_fad_tf.function(function, options=options, autograph=False, jit_compile=compiled)
 
 
 def report_numbers(function: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from nested_fad_tf.bench import models, request, variants
+from nested_fad_tf.bench import catalog, models, peers, request, variants
 from nested_fad_tf.report import memory, process
 
 
@@ -25,17 +25,26 @@ def measure(
 
     Args:
         model: A name of `nested_fad_tf.bench.models`.
-        strategy: "plain" or a strategy of `nested_fad_tf.Options`.
-        fuse: How fused groups run, as in `nested_fad_tf.Options`.
+        strategy: A version as `nested_fad_tf.bench.versions` reads it.
+        fuse: How fused groups run, where the version doesn't say.
         jit_compile: Whether XLA compiles the step as a whole.
 
     Returns:
         peak_bytes, total_peak_bytes, resident_peak_bytes (whole process, above what it held before
         the step; None where it can't be measured), method and graph_ops; for rewritten steps also
-        kept and predicted bytes, before and after.
+        kept and predicted bytes, before and after. Of a peer that doesn't run, `refused`: why.
     """
-    problem = models.build(model)
-    step = variants.wrap(problem.step, strategy, variants.How(fuse, jit_compile))
+    try:
+        return _measure(model, strategy, variants.How(fuse, jit_compile))
+    except peers.REFUSALS as error:
+        if strategy not in catalog.PEERS:
+            raise
+        return {"refused": str(error)}
+
+
+def _measure(model: str, strategy: str, how: variants.How) -> dict[str, Any]:
+    problem = models.build(model, version=strategy)
+    step = variants.wrap(problem.step, strategy, how)
     measured = memory.measure(step, *problem.inputs, runs=1)
     try:
         resident: int | None = process.resident_peak(lambda: step(*problem.inputs))[0]

@@ -7,9 +7,10 @@ from typing import Any, get_args
 
 from absl import flags
 
-from nested_fad_tf.bench import catalog
+from nested_fad_tf.bench import catalog, versions
 from nested_fad_tf.cli import bench_modes, choices, quiet
 from nested_fad_tf.cli.command import Command, UsageError
+from nested_fad_tf.errors import OptionsError
 from nested_fad_tf.options import Fuse, Strategy
 
 _STRATEGIES = get_args(Strategy)
@@ -24,7 +25,15 @@ def _define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_list(
         "strategies",
         ["auto"],
-        f"Strategies to compare with plain TensorFlow, or {_ALL}: {', '.join(_STRATEGIES)}.",
+        f"Strategies to compare with plain TensorFlow, or {_ALL}: {', '.join(_STRATEGIES)}. "
+        "Other options come behind a colon: auto:budget=0.3, forward_ad:precision=int4.",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "peers",
+        [],
+        f"Other ways to save memory, beside the strategies, or {_ALL}:\n"
+        + "\n".join(f"{name}: {way}" for name, way in catalog.PEERS.items()),
         flag_values=values,
     )
     flags.DEFINE_string("fuse", "auto", f"How groups run: {', '.join(_FUSE)}.", flag_values=values)
@@ -63,8 +72,10 @@ def _define_flags(values: flags.FlagValues) -> None:
 
 def _run(values: Mapping[str, Any]) -> None:
     models = _several("models", values["models"], catalog.MODELS)
-    strategies = _several("strategies", values["strategies"], _STRATEGIES)
-    what = _several("what", bench_modes.measured(values), catalog.WHAT)
+    strategies = _rewrites(values["strategies"])
+    peers = _several("peers", values["peers"], tuple(catalog.PEERS))
+    known = catalog.WHAT_OF_PEERS if peers else catalog.WHAT
+    what = _several("what", bench_modes.measured(values), known)
     bench_modes.check(values, what)
     dtypes = _several("dtypes", values["dtypes"], catalog.DTYPES)
     fuse = choices.one_of("fuse", values["fuse"], _FUSE)
@@ -85,7 +96,7 @@ def _run(values: Mapping[str, Any]) -> None:
     else:
         results = command.run_bench(
             models=models,
-            strategies=strategies,
+            strategies=[*strategies, *peers],
             how=how,
             json_path=json_path,
             what=what,
@@ -96,6 +107,18 @@ def _run(values: Mapping[str, Any]) -> None:
 
         drawn = plots.save(plots.pareto({"results": results}), plot_folder, "pareto")
         print("\n".join(map(str, drawn)))
+
+
+def _rewrites(chosen: list[str]) -> list[str]:
+    """Checks the values of --strategies, each a strategy with options behind it or not."""
+    expanded = [v for value in chosen for v in (_STRATEGIES if value == _ALL else [value])]
+    for value in expanded:
+        choices.one_of("strategies", value.split(":")[0], [_ALL, *_STRATEGIES])
+        try:
+            versions.options(value)
+        except OptionsError as error:
+            raise UsageError(f"--strategies={value}: {error}") from error
+    return expanded
 
 
 def _several(flag: str, chosen: list[str], known: tuple[str, ...]) -> list[str]:
@@ -119,6 +142,7 @@ COMMAND = Command(
     examples=(
         "bench --models=mish_mlp --strategies=auto,recompute --json=bench.json --plot=figures",
         "bench --models=bert --what=gradients,losses --dtypes=all",
+        "bench --models=bert --strategies=auto,auto:budget=0.3 --peers=all --what=memory,time",
         "bench --models=gelu_mlp --sweep --what=memory,time --plot=figures",
         "bench --calibrate",
     ),

@@ -63,7 +63,7 @@ def check(values: Mapping[str, Any], what: list[str]) -> None:
         raise UsageError("--calibrate and --sweep are two things: run one after the other")
     if values["calibrate"] and values["plot"]:
         raise UsageError("--calibrate draws nothing: leave out --plot")
-    if values["sweep"] and values["strategies"] != ["auto"]:
-        raise UsageError("--sweep is of strategy auto: leave out --strategies")
+    if values["sweep"] and (values["strategies"] != ["auto"] or values["peers"]):
+        raise UsageError("--sweep is of strategy auto: leave out --strategies and --peers")
     if values["sweep"] and (other := [name for name in what if name not in _WHAT]):
         raise UsageError(f"--sweep measures {', '.join(_WHAT)}, not {', '.join(other)}")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from nested_fad_tf.cli import choices, imports, quiet, saved_models
 from nested_fad_tf.cli.command import Command, Positional
+
+if TYPE_CHECKING:
+    from nested_fad_tf.report.tensorboard import Run
 
 
 def _define_flags(values: flags.FlagValues) -> None:
@@ -21,6 +25,13 @@ def _define_flags(values: flags.FlagValues) -> None:
     )
     saved_models.define_preset(values)
     saved_models.define_signature(values)
+    flags.DEFINE_string(
+        "measure",
+        None,
+        "A signature to run, and to differentiate by the model's trainable variables, on random "
+        "inputs: adds measured memory and time to both runs.",
+        flag_values=values,
+    )
     imports.define(values)
 
 
@@ -33,20 +44,37 @@ def _run(values: Mapping[str, Any]) -> None:
     status = quiet.start_tensorflow_visibly()
     imports.run(values["import"])
     # Only now: this imports TensorFlow.
-    from nested_fad_tf.integrations.saved_model import comparing
+    from nested_fad_tf.integrations.saved_model import comparing, measuring
     from nested_fad_tf.report import tensorboard
 
+    signature = values["measure"]
+    measure = None
+    if signature is not None:
+        measure = functools.partial(
+            measuring.measure, signature=signature, nominal_size=options.nominal_size
+        )
     doing = "rewriting" if rewritten is None else "inspecting"
     with saved_models.progress_shown(status, doing) as progress:
         if rewritten is None:
-            runs = comparing.rewritten_runs(source, options, signatures, progress)
+            runs = comparing.rewritten_runs(source, options, signatures, progress, measure)
         else:
-            runs = comparing.inspected_runs(source, rewritten, options, signatures, progress)
+            runs = comparing.inspected_runs(
+                source, rewritten, options, signatures, progress, measure
+            )
     tensorboard.write(log_dir, runs)
     for run in runs:
-        print(f"{run.name}: {run.kept_bytes / 2**20:.2f} MiB kept, run {log_dir / run.name}")
+        print(f"{run.name}: {_described(run)}, run {log_dir / run.name}")
     print(f"to see both: tensorboard --logdir {shlex.quote(str(log_dir))}")
     print("(if there is no such command: pip install tensorboard)")
+
+
+def _described(run: Run) -> str:
+    said = [f"{run.kept_bytes / 2**20:.2f} MiB kept"]
+    if "measured_peak" in run.scalars:
+        said.append(f"peak {run.scalars['measured_peak'] / 2**20:.1f} MiB")
+    if "step_seconds" in run.scalars:
+        said.append(f"{run.scalars['step_seconds']:.3f} s a step")
+    return ", ".join(said)
 
 
 COMMAND = Command(
@@ -64,6 +92,7 @@ COMMAND = Command(
         "compare model --log_dir=logs",
         "compare model model_small --log_dir=logs",
         "compare model --signature=serving_default --log_dir=logs",
+        "compare model --measure=serving_default --log_dir=logs",
     ),
     positionals=(
         Positional("SAVED_MODEL", "The folder of a SavedModel."),

@@ -137,8 +137,7 @@ class Kernels:
 
     def _get(self, kind: str, key: Any, specs: Sequence[tf.TensorSpec], body: Any) -> Any:
         if (kind, key) not in self._functions:
-            name = f"nested_fad_{kind}"
-            self._functions[kind, key] = function.build(name, specs, body, compiled=True)
+            self._functions[kind, key] = function.build(kind, specs, body, compiled=True)
         return self._functions[kind, key]
 
 

@@ -16,6 +16,8 @@ from tensorflow.core.framework import attr_value_pb2
 from nested_fad_tf.emit import attributes, primitives
 from nested_fad_tf.graph import versions
 
+_PREFIX = "nested_fad_"
+
 
 def build(
     name: str,
@@ -27,7 +29,7 @@ def build(
     """Makes a function.
 
     Args:
-        name: What it is called in a profile.
+        name: What it is called in a profile, behind a prefix.
         specs: Dtypes and shapes of its arguments.
         body: Adds its ops to the current graph: from its arguments to its results.
         compiled: Whether XLA compiles it.
@@ -35,7 +37,7 @@ def build(
     Returns:
         The `ConcreteFunction`.
     """
-    graph = versions.private("framework.func_graph").FuncGraph(name)
+    graph = versions.private("framework.func_graph").FuncGraph(_PREFIX + name)
     with graph.as_default():
         graph.inputs = [_placeholder(graph, spec) for spec in specs]
         graph.outputs = list(body(graph.inputs))
@@ -45,6 +47,15 @@ def build(
     function_type = function_type_utils.derive_from_graph(graph)
     concrete_function = versions.private("eager.polymorphic_function.concrete_function")
     return concrete_function.ConcreteFunction.from_func_graph(graph, function_type, attrs)
+
+
+def is_made(name: str) -> bool:
+    """Whether a function in a graph's library was made here, in this process or before.
+
+    Args:
+        name: The function's name.
+    """
+    return name.startswith(f"__inference_{_PREFIX}")
 
 
 def _placeholder(graph: Any, spec: tf.TensorSpec) -> tf.Tensor:

@@ -114,5 +114,4 @@ def _attrs(node: Node) -> Mapping[str, attr_value_pb2.AttrValue]:
 def _function_name(group: Group) -> str:
     """Tells in a profile what is inside: the ops, shortened."""
     kinds = [node.op_type for node in group.nodes]
-    shown = "_".join(kinds[:4]) + (f"_and_{len(kinds) - 4}_more" if len(kinds) > 4 else "")
-    return f"nested_fad_{shown}"
+    return "_".join(kinds[:4]) + (f"_and_{len(kinds) - 4}_more" if len(kinds) > 4 else "")

@@ -8,7 +8,7 @@ Uses private TensorFlow API, checked on 2.18 to 2.21: `Operation._is_stateful`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -275,10 +275,6 @@ class GraphView:
             proto = value.node.attr("value")
             self._constants[value.id] = None if proto is None else as_array(proto)
         return self._constants[value.id]
-
-    def big(self, threshold: int) -> Iterator[Value]:
-        """Values that own a buffer of at least `threshold` bytes."""
-        return (v for v in self.values if v.nbytes >= threshold and v.storage is v)
 
 
 def static_shape(tensor: tf.Tensor) -> Shape | None:

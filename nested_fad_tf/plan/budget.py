@@ -5,12 +5,18 @@ need less, the stages of the backward pass are divided into spans, and before ea
 piece of the forward pass that it reads runs once more, from checkpoints (Chen et al., arXiv
 1604.06174; what to keep under a budget: Jain et al., arXiv 1910.02653). Which tensors are
 checkpoints is again a minimum cut, between what a span needs and the arguments of the function, so
-that they lie where the model is narrow. What is element-wise is recomputed by each stage as before.
+that they lie where the model is narrow. What the plan that a choice starts from recomputes is
+recomputed by each stage as before.
 
-How many spans there are, which of them are computed again, and at what price of time, makes a
-family of choices that does not depend on the budget. Their peaks are estimated from the simulation
-of the plan without them; the cheapest one that a simulation of its own finds to be within the
-budget is taken. So a larger budget never gives a slower plan.
+There are several plans to start from: that of "auto", and patient ones, at a higher price of time,
+which leave more to be recomputed by spans: the stages of a span share what it makes. How many spans
+there are, which of them are computed again, and at what price of time, makes a family of choices for
+each. Of those that are about within the budget some are mixed row by row, as long as that makes them
+cheaper. Peaks are estimated from the simulation of the plan that a choice starts from; the cheapest
+choice that a simulation of its own finds to be within the budget is taken. The plan of "auto" comes
+first: where it is within the budget, a budget changes nothing.
+
+How far this is from the best there is on small graphs: scripts/budget_yardstick.
 """
 
 from __future__ import annotations
@@ -21,6 +27,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from absl import logging
 
 from nested_fad_tf.graph.nodes import Node, Value
+from nested_fad_tf.graph.roles import Role
 from nested_fad_tf.options import Options
 from nested_fad_tf.plan import cost
 from nested_fad_tf.plan.attempt import Attempt, attempt
@@ -36,12 +43,17 @@ _COUNTS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
 _PRICES = (1.0, 0.1, 0.01)
 # Which shares of the spans, counted from the first layers, are computed again.
 _SHARES = (0.25, 0.5, 0.75, 0.9, 1.0)
+# How many mixtures are estimated for each division, about.
+_EFFORT = 600
 # Estimates leave out what a piece of the forward pass needs while it runs again.
 _SLACK = 1.1
+# What time costs, in multiples of what the options ask for, in further plans to start from: they
+# leave to spans, which share what they make, what each stage would compute again for itself.
+_PATIENCE = (16.0, 256.0)
 # How much lower the peak of a choice has to be than that of a cheaper one.
 _STEP = 0.97
 # Measured peaks are off the simulated ones by a few percent: so much is left to them, if it can be.
-_MARGIN = 0.95
+MARGIN = 0.95
 _MIB = 2**20
 _SHOWN = 3
 
@@ -56,11 +68,21 @@ class _Piece:
 
 @dataclasses.dataclass(frozen=True)
 class _Choice:
-    """A cut with spans; its estimated peak in bytes, and the price of its spans."""
+    """A cut with spans.
+
+    Attributes:
+        cut: The cut.
+        peak: Its estimated peak in bytes.
+        price: The price of its spans.
+        total: The price of all that runs again.
+        rows: For each row of stages its span, if it has one.
+    """
 
     cut: Cut
     peak: int
     price: float
+    total: float
+    rows: tuple[_Piece | None, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,20 +109,25 @@ def fit(
         The plan, the least that was found if none is within the budget; and what came of it, for
         the report.
     """
-    family = _Family(candidates, stages, base)
+    relaxed = relax(candidates)
+    families = [
+        _Family(candidates, relaxed, stages, start, () if start is base else base.cut.kept)
+        for start in _starts(candidates, stages, base, options)
+    ]
+    choices = [c for family in families for c in family.choices(MARGIN * limit)]
     met: _Try | None = None
     least = base
-    for tried in _tries(candidates, stages, base, family, limit, options):
+    for tried in _tries(candidates, stages, base, choices, limit, options):
         peak = tried.attempt.lifetimes.peak_bytes
         if peak < least.lifetimes.peak_bytes:
             least = tried.attempt
-        if peak <= _MARGIN * limit or (peak <= limit and met is None):
+        if peak <= MARGIN * limit or (peak <= limit and met is None):
             met = tried
-        if peak <= _MARGIN * limit:
+        if peak <= MARGIN * limit:
             break
     asked = f"the budget of {limit / _MIB:.1f} MiB"
     if met is not None:
-        return met.attempt, f"{asked} is met by {_how(met, family.forward_price)}"
+        return met.attempt, f"{asked} is met by {_how(met, families[0].forward_price)}"
     note = f"{asked} is not met: {_what_is_least(least)}"
     logging.warning("nested_fad_tf: %s: %s", candidates.view.name, note)
     return least, note
@@ -110,15 +137,32 @@ def _tries(
     candidates: Candidates,
     stages: Stages,
     base: Attempt,
-    family: _Family,
+    choices: Sequence[_Choice],
     limit: int,
     options: Options,
 ) -> Iterator[_Try]:
     """Simulates the plan without a budget, then what is likely to be within it, by price."""
     yield _Try(base, 0.0)
-    for choice in _worth_trying(family.choices(), limit):
-        seconds = base.seconds + choice.price
-        yield _Try(attempt(candidates, stages, choice.cut, seconds, options), choice.price)
+    for choice in _worth_trying(choices, limit):
+        tried = attempt(candidates, stages, choice.cut, choice.total, options)
+        yield _Try(tried, choice.price)
+
+
+def _starts(
+    candidates: Candidates, stages: Stages, base: Attempt, options: Options
+) -> Iterator[Attempt]:
+    """The plans without spans that choices start from: that without a budget, and patient ones."""
+    yield base
+    seen = [base.cut]
+    # What only the backward pass reads runs once in any case, be it there.
+    roles, nodes = candidates.roles, candidates.view.nodes
+    late = candidates.late
+    times = {n.id: 0 for n in nodes if late[n.id] or roles.of(n) is Role.UNCLAIMED}
+    for patience in _PATIENCE:
+        cut = minimum_cut(candidates, patience * max(options.tradeoff, 1.0), times=times)
+        if cut not in seen:
+            seen.append(cut)
+            yield attempt(candidates, stages, cut, 0.0, options)
 
 
 def _how(tried: _Try, forward_price: float) -> str:
@@ -144,7 +188,7 @@ def _worth_trying(choices: Sequence[_Choice], limit: int) -> list[_Choice]:
     They come by price. If there are none, those with the lowest peaks may do better than estimated.
     """
     front: list[_Choice] = []
-    for choice in sorted(choices, key=lambda c: (c.price, c.peak)):
+    for choice in sorted(choices, key=lambda c: (c.total, c.peak)):
         if not front or choice.peak < _STEP * front[-1].peak:
             front.append(choice)
     near = [c for c in front if c.peak <= _SLACK * limit]
@@ -152,15 +196,30 @@ def _worth_trying(choices: Sequence[_Choice], limit: int) -> list[_Choice]:
 
 
 class _Family:
-    """The choices for one graph.
+    """The choices that start from one plan.
+
+    Args:
+        candidates: The buffers of the forward pass.
+        relaxed: The same, as `relax` gives them.
+        stages: Their stages.
+        base: The plan to start from; it has no spans.
+        checkpoints: What spans may start from as if it were kept anyway, as one more way.
 
     Attributes:
         forward_price: The price of running the whole forward pass again.
     """
 
-    def __init__(self, candidates: Candidates, stages: Stages, base: Attempt) -> None:
+    def __init__(
+        self,
+        candidates: Candidates,
+        relaxed: Candidates,
+        stages: Stages,
+        base: Attempt,
+        checkpoints: Sequence[Value],
+    ) -> None:
         self._base = base.cut
-        self._relaxed = _relaxed(candidates)
+        self._checkpoints = checkpoints
+        self._relaxed = relaxed
         self._estimator = Estimator(candidates.view, base.lifetimes)
         self._stages = stages.in_order()
         packed = {v.id for v in base.cut.kept if cost.packs(v)}
@@ -174,21 +233,53 @@ class _Family:
             if not candidates.roles.cotangent[n.id] and self._may_run_again(n)
         }
         self.forward_price = sum(self._prices.values())
+        self._base_price = sum(
+            count * self._prices.get(i, 0.0) for i, count in stages.copies(base.cut).items()
+        )
 
-    def choices(self) -> list[_Choice]:
-        """All of them, each once."""
+    def choices(self, limit: float) -> list[_Choice]:
+        """All of them, each once; of those within a limit some that are mixed of several."""
         found: dict[tuple[Value, ...], _Choice] = {}
         for count in _COUNTS:
-            parts = self._divided(count)
-            for price in _PRICES:
-                pieces = self._pieces(parts, price)
+            ways = list(self._divisions(self._divided(count)))
+            made = []
+            for pieces in ways:
                 for share in _SHARES:
-                    again = pieces[len(pieces) - max(1, round(share * len(pieces))) :]
-                    choice = self._choice(again)
-                    old = found.get(choice.cut.kept)
-                    if old is None or choice.price < old.price:
-                        found[choice.cut.kept] = choice
+                    first = len(pieces) - max(1, round(share * len(pieces)))
+                    made.append(self._choice([*[None] * first, *pieces[first:]]))
+            within = [c for c in made if c.peak <= limit]
+            if within:
+                cheapest = min(within, key=lambda c: c.total)
+                made.append(self._mixed(cheapest, list(zip(*ways, strict=True)), limit))
+            for choice in made:
+                old = found.get(choice.cut.kept)
+                if old is None or choice.total < old.total:
+                    found[choice.cut.kept] = choice
         return list(found.values())
+
+    def _mixed(self, choice: _Choice, ways: Sequence[Sequence[_Piece]], limit: float) -> _Choice:
+        """Changes what is done about single rows as long as that is cheaper and within a limit."""
+        left = _EFFORT
+        while left > 0:
+            best = choice
+            for row, pieces in enumerate(ways):
+                for piece in (None, *pieces):
+                    rows = [*choice.rows[:row], piece, *choice.rows[row + 1 :]]
+                    other = self._choice(rows)
+                    if other.peak <= limit and other.total < best.total:
+                        best = other
+                    left -= 1
+            if best is choice:
+                break
+            choice = best
+        return choice
+
+    def _divisions(self, parts: Sequence[Sequence[Node]]) -> Iterator[list[_Piece]]:
+        """What to keep for rows of stages, in several ways."""
+        for price in _PRICES:
+            yield self._pieces(parts, price, {})
+        if self._checkpoints:
+            yield self._pieces(parts, 1.0, dict.fromkeys((v.id for v in self._checkpoints), 0.0))
 
     def _divided(self, count: int) -> list[list[Node]]:
         """The stages in rows that read equally many bytes first."""
@@ -199,17 +290,20 @@ class _Family:
         total, so_far = max(1, sum(weights.values())), 0
         rows: dict[int, list[Node]] = {}
         for stage in self._stages:
-            rows.setdefault(so_far * count // total, []).append(stage)
             so_far += weights[stage.id]
+            # One that reads nothing first belongs to the stage before: they read the same.
+            rows.setdefault(max(0, so_far - 1) * count // total, []).append(stage)
         return [rows[i] for i in sorted(rows)]
 
-    def _pieces(self, parts: Sequence[Sequence[Node]], price: float) -> list[_Piece]:
+    def _pieces(
+        self, parts: Sequence[Sequence[Node]], price: float, there: Mapping[int, float]
+    ) -> list[_Piece]:
         """For each row of stages what is to be kept for it, and what runs again.
 
         What is kept for the rows before, which end with later layers, is there anyway.
         """
         pieces: list[_Piece] = []
-        anyway: dict[int, float] = {}
+        anyway = dict(there)
         for stages in parts:
             own = frozenset(s.id for s in stages)
             read = [r for r, by in self._readers.items() if any(s.id in own for s in by)]
@@ -219,9 +313,9 @@ class _Family:
             anyway |= dict.fromkeys((v.id for v in cut.kept), 0.0)
         return pieces
 
-    def _choice(self, again: Sequence[_Piece]) -> _Choice:
-        """The cut in which some of the pieces run again."""
-        pieces = [p for p in again if p.span.recomputed]
+    def _choice(self, rows: Sequence[_Piece | None]) -> _Choice:
+        """The cut in which some pieces run again."""
+        pieces = [p for p in rows if p is not None and p.span.recomputed]
         covered = frozenset().union(*(p.span.stages for p in pieces))
         kept = {v.id: v for p in pieces for v in p.kept}
         for root in self._base.kept:
@@ -230,7 +324,9 @@ class _Family:
                 kept[root.id] = root
         ordered = tuple(kept[i] for i in sorted(kept))
         cut = Cut(ordered, self._base.recomputed, tuple(p.span for p in pieces))
-        return _Choice(cut, self._peak(pieces, kept), self._price(pieces, kept))
+        price = self._price(pieces, kept)
+        total = self._base_price + price
+        return _Choice(cut, self._peak(pieces, kept), price, total, tuple(rows))
 
     def _peak(self, pieces: Sequence[_Piece], kept: Mapping[int, Value]) -> int:
         """The estimated peak in bytes."""
@@ -251,8 +347,15 @@ class _Family:
         return large and node.id not in relaxed.bans
 
 
-def _relaxed(candidates: Candidates) -> Candidates:
-    """The same buffers, of which all may be computed again that can be without being noticed."""
+def relax(candidates: Candidates) -> Candidates:
+    """Lets everything be computed again that can be without being noticed.
+
+    Args:
+        candidates: The buffers of the forward pass.
+
+    Returns:
+        The same, with the bans that a budget doesn't lift.
+    """
     view = candidates.view
 
     def lasts(node: Node) -> bool:

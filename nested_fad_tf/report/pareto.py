@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nested_fad_tf.report.figures import GUIDE, SERIES, Axes, Figure, Path, look
+from nested_fad_tf.report.front import front
 
 _PLAIN = "plain"
 _CONTROL = "plain again"
@@ -63,13 +64,13 @@ def pareto(results: Path | Mapping[str, Any] | Sequence[Path]) -> Figure:
         }
         axes.margins(x=0.15, y=0.08)
         axes.set_ylim(bottom=0)
-        front = _front(list(points.values()))
-        _draw_front(axes, front)
+        best = front(points.values())
+        _draw_front(axes, best)
         if 1 < len(strategies) <= len(SERIES):  # else colours repeat; the points have names
             for strategy, color in zip(strategies, SERIES, strict=False):
                 axes.plot([], [], "o", color=color, label=strategy)
         axes.legend(loc="lower right")
-        _label_points(figure, axes, [(*points[key], names[key]) for key in points], front)
+        _label_points(figure, axes, [(*points[key], names[key]) for key in points], best)
         axes.set_xlabel("time of a step, relative to plain TensorFlow")
         axes.set_ylabel("peak memory, relative to plain TensorFlow")
         subject = next(iter(models)) if len(models) == 1 else f"{len(models)} models"
@@ -102,15 +103,6 @@ def _read(path: Path) -> Any:
     if not isinstance(content, Mapping) or not isinstance(content.get("results"), Mapping):
         raise ValueError(f"{os.fspath(path)} was not written by nested-fad-tf bench --json")
     return content
-
-
-def _front(points: Sequence[_Point]) -> list[_Point]:
-    """The points that no other one beats in both time and memory, fastest first."""
-    found: list[_Point] = []
-    for time, peak in sorted(set(points)):
-        if not found or peak < found[-1][1]:
-            found.append((time, peak))
-    return found
 
 
 def _draw_front(axes: Axes, front: Sequence[_Point]) -> None:

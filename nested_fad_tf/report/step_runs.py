@@ -34,7 +34,7 @@ def runs(
         The runs `original` and `rewritten`.
     """
     measured = measured or {}
-    timelines = _timelines(report, measured)
+    shown_timelines = timelines(report.timeline_before, report.timeline_after, measured)
     after = GraphView.from_func_graph(graph, view.nominal)
     made = []
     for name, seen, kept in (
@@ -46,9 +46,7 @@ def runs(
         simulated = report.timeline_before is not None
         scalars: dict[str, float] = {"predicted_peak": peak} if simulated else {}
         if name in measured:
-            if measured[name].peak_bytes:  # the allocator doesn't tell of small buffers
-                scalars["measured_peak"] = measured[name].peak_bytes
-            scalars["step_seconds"] = measured[name].seconds
+            scalars |= measured_scalars(measured[name])
         scalars["ops"] = report.nodes_before if is_original else report.nodes_after
         made.append(
             Run(
@@ -60,15 +58,43 @@ def runs(
                 kept=kept,
                 order=[node.name for node in view.nodes],
                 scalars=scalars,
-                timelines=timelines,
+                timelines=shown_timelines,
             )
         )
     return made
 
 
-def _timelines(report: Report, measured: Mapping[str, Measurement]) -> Mapping[str, Timeline]:
+def measured_scalars(measurement: Measurement) -> dict[str, float]:
+    """The scalars of a measurement.
+
+    Args:
+        measurement: What a step needed.
+
+    Returns:
+        `step_seconds`, and `measured_peak` in bytes unless all buffers were too small to be told.
+    """
+    scalars: dict[str, float] = {"step_seconds": measurement.seconds}
+    if measurement.peak_bytes:
+        scalars["measured_peak"] = measurement.peak_bytes
+    return scalars
+
+
+def timelines(
+    before: SimulatedTimeline | None,
+    after: SimulatedTimeline | None,
+    measured: Mapping[str, Measurement],
+) -> Mapping[str, Timeline]:
+    """What is to be drawn of a step, predicted and measured.
+
+    Args:
+        before: The original's simulation, if there is one.
+        after: That of the rewritten step.
+        measured: What calls were measured to need, by run.
+
+    Returns:
+        The timelines that there are.
+    """
     found = {}
-    before, after = report.timeline_before, report.timeline_after
     if before is not None and after is not None:
         found[PREDICTED] = predicted_timeline(before, after)
     points = {name: m.timeline for name, m in measured.items() if m.peak_bytes}

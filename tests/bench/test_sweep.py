@@ -31,7 +31,7 @@ def small(name):
 def test_a_label_says_which_tradeoff(monkeypatch):
     seen = []
     monkeypatch.setattr(nfad, "function", lambda f, options, **kwargs: seen.append(options))
-    variants.wrap(lambda x: x, variants.with_tradeoff(0.25))
+    variants.wrap(lambda x: x, "auto:tradeoff=0.25")
     variants.wrap(lambda x: x, "recompute")
     assert [(o.strategy, o.tradeoff) for o in seen] == [("auto", 0.25), ("recompute", 1.0)]
 
@@ -72,7 +72,7 @@ def test_what_was_measured_decides_about_the_front(monkeypatch, capsys):
 
     def times(names, labels, how):
         ratios = dict(zip(labels, (1.2, 1.1), strict=True)) | {runner.CONTROL: 1.0}
-        return [fake_row(runner.TimeRow, names[0], k, ratio=r) for k, r in ratios.items()]
+        return [fake_row(runner.TimeRow, names[0], k, ratio=r) for k, r in ratios.items()], []
 
     monkeypatch.setattr(models, "build", small)
     monkeypatch.setattr(runner, "memory_row", memory)

@@ -290,6 +290,7 @@ def test_errors_are_one_line_and_change_nothing(model, tmp_path):
         "unknown signature 'serve'": ["rewrite", model, out, "--signature=serve"],
         "unknown signature 'a'": ["compare", model, f"--log_dir={out}", "--signature=find,a"],
         "unknown signature 'b'": ["compare", model, model, f"--log_dir={out}", "--signature=b"],
+        "signature 'c' to measure": ["compare", model, f"--log_dir={out}", "--measure=c"],
         "missing does not exist": ["rewrite", tmp_path / "missing", out],
         "is a file, not the folder": ["inspect", file],
         "save the model with model.export": ["compare", empty, f"--log_dir={out}"],
@@ -351,11 +352,16 @@ def test_compare_writes_both_runs(model, rewriting, tmp_path):
 def test_compare_shows_what_a_signature_calls(model, rewriting, tmp_path):
     made, given = tmp_path / "made", tmp_path / "given"
     signature = "--signature=serving_default"
-    found, both = _run_several(
+    measured = tmp_path / "measured"
+    timed, found, both = _run_several(
+        ["compare", model, "--log_dir", measured, _PRESET, "--measure=serving_default"],
         ["compare", model, "--log_dir", made, _PRESET, "--signature=find"],
         ["compare", model, rewriting[0], "--log_dir", given, _PRESET, signature],
     )
-    assert found[0] == both[0] == 0, found[2] + both[2]
+    assert found[0] == both[0] == timed[0] == 0, found[2] + both[2] + timed[2]
+    assert "s a step" in timed[1]
+    assert _events(measured / "original")["step_seconds"] > 0
+    assert _events(measured / "rewritten")["step_seconds"] > 0
     for run, kept, count in (
         (made / "original", 0, 2),
         (made / "rewritten", 0, 2),

@@ -203,12 +203,6 @@ def test_attributes_devices_and_state():
     assert node(view, "RandomUniform").device == ""
 
 
-def test_big_values_own_their_buffers():
-    view = view_of(lambda x: tf.reshape(tf.tanh(x), [-1]) * tf.reduce_sum(x), X)
-    assert [v.node.op_type for v in view.big(512)] == ["Placeholder", "Tanh", "Mul"]
-    assert list(view.big(513)) == []
-
-
 def test_reading_a_graph_leaves_it_alone():
     graph = trace(lambda x: tf.reshape(tf.tanh(x) * 1.0, [-1]), X)
     before = graph.as_graph_def()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from nested_fad_tf import pipeline
+from nested_fad_tf.emit import function
 from nested_fad_tf.emit.outlined import Outlines
 from nested_fad_tf.errors import SavedModelError
 from nested_fad_tf.graph import versions
@@ -24,9 +25,6 @@ from nested_fad_tf.report.summary import Report
 # Compiled groups need XLA, which TensorFlow Serving need not have.
 DEFAULT_OPTIONS = Options(fuse="ops")
 _OLD = "written by TensorFlow 1: it holds no functions that could be rewritten"
-
-# How TensorFlow names functions that a rewrite makes: see emit/function.py.
-_MADE = "__inference_nested_fad_"
 
 Progress = Callable[[int, int, str], None]
 
@@ -246,7 +244,7 @@ def _chosen(library: Library, called: Iterable[str]) -> list[str]:
     """
     known = set(library.names())
     done = library.reachable(library.gradients())
-    done |= {name for name in known if name.startswith(_MADE)}
+    done |= {name for name in known if function.is_made(name)}
     wanted = library.reachable(name for name in called if name in known) - done
     calls = {name: len(library.reachable([name])) for name in wanted}
     return sorted(wanted, key=lambda name: (-calls[name], name))

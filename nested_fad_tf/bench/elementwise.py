@@ -1,0 +1,94 @@
+"""Networks in which element-wise work matters, beside the perceptrons of `bench.models`.
+
+What arXiv 2209.10778 is about: activations of many ops between layers that are narrow enough that
+activations make up much of a step. No dropout, so that peers that draw random numbers again can be
+compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from nested_fad_tf.bench.task import Task, normal
+
+layers = keras.layers
+
+_SIZE, _CHANNELS, _IMAGES = 32, 32, 64
+_TOKENS, _WIDTH, _SEQUENCES = 512, 64, 8
+_CLASSES = 10
+
+
+def convnet(activation: Any) -> Callable[[np.random.Generator], Task]:
+    """Eight 3x3 convolutions with an activation each.
+
+    Args:
+        activation: The activation, as Keras takes it.
+
+    Returns:
+        The builder.
+    """
+
+    def builder(rng: np.random.Generator) -> Task:
+        images = x = keras.Input((_SIZE, _SIZE, 3), batch_size=_IMAGES)
+        for _ in range(8):
+            x = layers.Conv2D(_CHANNELS, 3, padding="same")(x)
+            x = layers.Activation(activation)(x)
+        return _classifier(rng, images, layers.GlobalAveragePooling2D()(x))
+
+    return builder
+
+
+def depthwise_convnet(activation: Any) -> Callable[[np.random.Generator], Task]:
+    """Eight blocks of a depthwise and a 1x1 convolution, an activation behind each.
+
+    Args:
+        activation: The activation, as Keras takes it.
+
+    Returns:
+        The builder.
+    """
+
+    def builder(rng: np.random.Generator) -> Task:
+        images = x = keras.Input((_SIZE, _SIZE, 3), batch_size=_IMAGES)
+        x = layers.Conv2D(_CHANNELS, 3, padding="same")(x)
+        for _ in range(8):
+            x = layers.DepthwiseConv2D(3, padding="same")(x)
+            x = layers.Activation(activation)(x)
+            x = layers.Conv2D(_CHANNELS, 1)(x)
+            x = layers.Activation(activation)(x)
+        return _classifier(rng, images, layers.GlobalAveragePooling2D()(x))
+
+    return builder
+
+
+def long_transformer(activation: Any) -> Callable[[np.random.Generator], Task]:
+    """Six pre-norm layers of width 64 with two heads on 512 tokens.
+
+    Args:
+        activation: The activation, as Keras takes it.
+
+    Returns:
+        The builder.
+    """
+
+    def builder(rng: np.random.Generator) -> Task:
+        tokens = x = keras.Input((_TOKENS, _WIDTH), batch_size=_SEQUENCES)
+        for _ in range(6):
+            y = layers.LayerNormalization()(x)
+            x = layers.Add()([x, layers.MultiHeadAttention(2, _WIDTH // 2)(y, y)])
+            y = layers.Dense(4 * _WIDTH)(layers.LayerNormalization()(x))
+            x = layers.Add()([x, layers.Dense(_WIDTH)(layers.Activation(activation)(y))])
+        x = layers.LayerNormalization()(x)
+        return _classifier(rng, tokens, layers.GlobalAveragePooling1D()(x))
+
+    return builder
+
+
+def _classifier(rng: np.random.Generator, inputs: Any, features: Any) -> Task:
+    model = keras.Model(inputs, layers.Dense(_CLASSES)(features))
+    labels = rng.integers(0, _CLASSES, inputs.shape[0])
+    return Task(model, normal(rng, *inputs.shape), labels)
