@@ -18,10 +18,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from nested_fad_tf.graph.nodes import Node, Value
 from nested_fad_tf.ops import elementwise, views
-from nested_fad_tf.plan import cost
 from nested_fad_tf.plan.budget import relax
 from nested_fad_tf.plan.candidates import Candidates
-from nested_fad_tf.plan.cut import largest_output, read_when_recomputed
+from nested_fad_tf.plan.cut import read_when_recomputed, recompute_price
 from nested_fad_tf.plan.stages import Stages
 
 FORWARD = -1
@@ -137,8 +136,7 @@ class _Finder:
                 slots.append(self._slot(number, node, True, memory[node.id], self._reads(node)))
                 alive = after[node.id]
         nodes = {s.node.id: s.node for s in slots if s.makes and self._may_run_again(s.node)}
-        fused = self._candidates.fused
-        prices = {i: cost.recompute_price(n, largest_output(n), fused) for i, n in nodes.items()}
+        prices = {i: recompute_price(self._candidates, n) for i, n in nodes.items()}
         values = self._view.values
         sizes = {i: values[i].nbytes for s in slots for i in (*s.reads, *s.makes)}
         stage_of = {n.id: number for number, stage in enumerate(stages) for n in stage}
