@@ -10,11 +10,11 @@ recomputed by each stage as before.
 
 There are several plans to start from: that of "auto", and patient ones, at a higher price of time,
 which leave more to be recomputed by spans: the stages of a span share what it makes. How many spans
-there are, which of them are computed again, and at what price of time, makes a family of choices for
-each. Of those that are about within the budget some are mixed row by row, as long as that makes them
-cheaper. Peaks are estimated from the simulation of the plan that a choice starts from; the cheapest
-choice that a simulation of its own finds to be within the budget is taken. The plan of "auto" comes
-first: where it is within the budget, a budget changes nothing.
+there are, which of them are computed again, and at what price of time, makes a family of choices
+for each. Of those that are about within the budget some are mixed row by row, as long as that makes
+them cheaper. Peaks are estimated from the simulation of the plan that a choice starts from; the
+cheapest choice that a simulation of its own finds to be within the budget is taken. The plan of
+"auto" comes first: where it is within the budget, a budget changes nothing.
 
 How far this is from the best there is on small graphs: scripts/budget_yardstick.
 """
