@@ -63,6 +63,8 @@ class Row:
         heuristic: The heuristic's plan.
         met: Whether that is within the budget, as simulated.
         own: Whether it is the plan without a budget, which is taken wherever it is within one.
+        possible: Whether the budget may be possible at all: with every op of the backward pass as a
+            stage, or with those of the planner.
         exact: The exact solution, or the best one found in the time.
         seconds: The solver's time limit.
     """
@@ -76,6 +78,7 @@ class Row:
     heuristic: Found
     met: bool
     own: bool
+    possible: bool
     exact: Answer
     seconds: float
 
@@ -140,11 +143,12 @@ class Yardstick:
         exact = programme.least_peak(seconds)
         return Least(self._name, plan.before.peak_bytes, found, exact)
 
-    def row(self, fraction: float, seconds: float) -> Row:
+    def row(self, fraction: float, least: Least, seconds: float) -> Row:
         """Compares the plans for a budget.
 
         Args:
             fraction: The budget as a part of plain TensorFlow's simulated peak.
+            least: The least peaks of the graph.
             seconds: The solver's time limit.
 
         Returns:
@@ -158,9 +162,12 @@ class Yardstick:
         known = {"at_most": found.price} if within else {}
         exact = self._programme.cheapest(limit, seconds, **known)
         met, own = found.simulated <= budget, found.simulated == self._without
+        # Small tensors, which the programme leaves out, don't decide.
+        lowest = least.exact.peak if least.exact.proven else 0.0
+        possible = exact.possible or lowest <= budget * (1 + 1e-6)
         return Row(
             self._name, self._programme.decisions, fraction, plan.before.peak_bytes, limit,
-            self._timeline.forward_price, found, met, own, exact, seconds,
+            self._timeline.forward_price, found, met, own, possible, exact, seconds,
         )  # fmt: skip
 
     def _heuristic(
@@ -341,4 +348,5 @@ def measure(
     """
     for name in names:
         yardstick = Yardstick(name, CASES[name])
-        yield yardstick.least(seconds), [yardstick.row(f, seconds) for f in fractions]
+        least = yardstick.least(seconds)
+        yield least, [yardstick.row(f, least, seconds) for f in fractions]

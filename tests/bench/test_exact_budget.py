@@ -181,9 +181,9 @@ def test_a_plan_is_never_better_than_the_optimum():
 
 def test_a_row_of_the_yardstick():
     case = yardstick.Yardstick("two layers", yardstick._mlp(tf.tanh, 2))
-    row = case.row(0.9, 5.0)
+    least = case.least(5.0)
+    row = case.row(0.9, least, 5.0)
     assert row.met and row.exact.proven
     assert row.step_ratio(row.exact.price) >= 1.0 - 1e-6
     assert row.bound <= row.heuristic.price + 1.0
-    least = case.least(5.0)
     assert least.exact.peak <= least.plain_peak
