@@ -9,7 +9,7 @@ def results(rows):
     memory, time = [], []
     for model, (plain, peaks, times) in rows.items():
         time.append({"model": model, "strategy": "plain", "ratio": 1.0})
-        control = {"ratio": 1.0, "ratio_low": 0.97, "ratio_high": 1.02}
+        control = {"ratio": 1.01, "ratio_low": 0.97, "ratio_high": 1.02}
         time.append({"model": model, "strategy": runner.CONTROL, **control})
         for strategy, peak, ratio in zip(
             (paper.NESTED, paper.RECOMPUTED, paper.OURS), peaks, times, strict=True
@@ -24,12 +24,13 @@ def test_claims_that_hold():
     (comparison,) = paper.compare(results({"gelu": (400, (200, 200, 100), (1.0, 1.25, 1.0))}))
     assert comparison.memory == {"forward_ad": 2.0, "recompute_activations": 2.0, "auto": 4.0}
     assert comparison.speed_up == pytest.approx(1.25)
-    assert comparison.noise == pytest.approx(0.03)
+    assert comparison.noise == pytest.approx((0.01, 0.03))
     memory, time, which, ours = paper.sentences([comparison])
     assert "1.97x: holds" in memory
     assert "2.00x less on gelu" in memory
     assert "holds on average" in time
     assert "does not" not in memory + time
+    assert "itself: within 1%, single rounds within 3%." in which
     assert "As fast as claimed: gelu. Slower than recomputation: none." in which
     assert "needs 2.00x less than recomputation, whose steps take 1.25x its time" in ours
 
