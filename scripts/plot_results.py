@@ -2,7 +2,7 @@
 """Draws docs/images/peak.svg: the memory peak of a training step, plain and rewritten.
 
     pip install -e .[plots]
-    scripts/plot_results.py                       docs/results/*.json -> docs/images/peak.svg
+    scripts/plot_results.py                       docs/results/memory.json -> docs/images/peak.svg
     scripts/plot_results.py a.json b.json --out peak.png
 
 Reads what `nested-fad-tf bench --what=memory --json=FILE` writes. Where several files hold a row of
@@ -119,10 +119,12 @@ def main() -> None:
     """Reads the command line and draws."""
     parser = argparse.ArgumentParser(description="Draws the memory peaks that bench measured.")
     default = _REPOSITORY / "docs/images/peak.svg"
-    parser.add_argument("files", nargs="*", type=pathlib.Path, help="default: docs/results/*.json")
+    parser.add_argument(
+        "files", nargs="*", type=pathlib.Path, help="default: docs/results/memory.json"
+    )
     parser.add_argument("--out", type=pathlib.Path, default=default, help=f"default: {default}")
     arguments = parser.parse_args()
-    peaks = read(arguments.files or sorted((_REPOSITORY / "docs/results").glob("*.json")))
+    peaks = read(arguments.files or [_REPOSITORY / "docs/results/memory.json"])
     if not peaks:
         sys.exit("no memory rows: run nested-fad-tf bench --what=memory --json=FILE first")
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

@@ -172,8 +172,12 @@ def test_files_with_private_api_are_few_and_say_where_it_was_checked():
         if uses_private_api(tree):
             found.add(file.relative_to(PACKAGE).as_posix())
             about = " ".join((ast.get_docstring(tree) or "").split())
-            assert f"checked on {oldest} to {newest}" in about, file
+            # Measuring peers is for developers, who have the newest.
+            since = newest if file.parent.name == "bench" else f"{oldest} to {newest}"
+            assert f"checked on {since}" in about, file
     assert found == {
+        "bench/blocks.py",
+        "bench/peers.py",
         "emit/function.py",
         "emit/inline.py",
         "emit/primitives.py",
