@@ -9,11 +9,11 @@ import math
 import numbers
 import pathlib
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from importlib.resources.abc import Traversable
 from typing import Any, Literal, Self, get_args
 
+from nested_fad_tf import toml_files
 from nested_fad_tf.errors import OptionsError
 
 Strategy = Literal["auto", "forward_ad", "recompute"]
@@ -177,12 +177,7 @@ class Options:
     @classmethod
     def _from_toml(cls, file: Traversable) -> Self:
         """Reads the [options] table of a file on disk or inside the package."""
-        try:
-            document = tomllib.loads(file.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise OptionsError(f"cannot read {file}: {error.strerror or error}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise OptionsError(f"{file} is not valid TOML: {error}") from error
+        document = toml_files.read(file, OptionsError)
         extra = sorted(set(document) - {_TABLE})
         table = document.get(_TABLE, {})
         if extra or not isinstance(table, dict):

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from nested_fad_tf.bench import catalog, models, peers, variants, versions
+from nested_fad_tf.bench import models, peers, variants, versions
 
 _STEPS = 10
 # Seeds of the changes to the weights that show how well a gradient is determined.
@@ -123,13 +123,8 @@ def gradients_row(
     plain = _Gradients(model, versions.PLAIN, how, dtype)
     expected = plain.run()
     again = plain.run()
-    try:
+    with peers.refusing(model, strategy, f"gradients, {dtype}"):
         found = _Gradients(model, strategy, how, dtype, plain.paths).run()
-    except peers.REFUSALS as error:
-        if strategy not in catalog.PEERS:
-            raise
-        row = peers.refusal(model, strategy, f"gradients, {dtype}", error)
-        raise peers.RefusedError(row) from error
     differences = _differences(expected.gradients, found.gradients)
     worst = max(differences, key=differences.__getitem__)
     nudged = [_differences(expected.gradients, plain.run(seed).gradients) for seed in _NUDGES]

@@ -33,7 +33,7 @@ def recomputed(model: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
         Its forward pass in training mode, a function from the input to the logits.
 
     Raises:
-        NotImplementedError: If it has neither repeated layers nor a place to cut it.
+        ValueError: If it has neither repeated layers nor a place to cut it.
     """
     repeated = repeated_layers(model)
     for layer in repeated:
@@ -42,7 +42,7 @@ def recomputed(model: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
         return lambda features: model(features, training=True)
     parts = [keras.Model(start, end) for start, end in _borders(model)]
     if len(parts) < 2:
-        raise NotImplementedError("no tensor of this model has everything pass through it")
+        raise ValueError("no tensor of this model has everything pass through it")
 
     def forward(features: tf.Tensor) -> tf.Tensor:
         for part in parts:

@@ -209,7 +209,16 @@ def _mib(size: int | None) -> str:
     return "-" if size is None else f"{size / 2**20:.0f}"
 
 
-def _pair(before: int | None, after: int | None) -> str:
+def pair(before: int | None, after: int | None) -> str:
+    """Two sizes, as tables show them.
+
+    Args:
+        before: Bytes; None if they aren't known.
+        after: The same.
+
+    Returns:
+        Both in MiB.
+    """
     return f"{_mib(before)} -> {_mib(after)}"
 
 
@@ -242,16 +251,16 @@ _COLUMNS: dict[str, list[Column]] = {
     ],
     "memory": [
         *_COMMON,
-        ("peak MiB", lambda row: _pair(row.plain_peak, row.peak)),
+        ("peak MiB", lambda row: pair(row.plain_peak, row.peak)),
         ("gain", _gain),
-        ("predicted MiB", lambda row: _pair(row.predicted_before, row.predicted_after)),
-        ("process MiB", lambda row: _pair(row.plain_resident, row.resident)),
-        ("kept MiB", lambda row: _pair(row.kept_before, row.kept_after)),
+        ("predicted MiB", lambda row: pair(row.predicted_before, row.predicted_after)),
+        ("process MiB", lambda row: pair(row.plain_resident, row.resident)),
+        ("kept MiB", lambda row: pair(row.kept_before, row.kept_after)),
         ("ops", lambda row: str(row.graph_ops)),
     ],
     "fit": [
         *_COMMON,
-        ("peak MiB", lambda row: _pair(row.plain_peak, row.peak)),
+        ("peak MiB", lambda row: pair(row.plain_peak, row.peak)),
         ("gain", lambda row: f"{row.gain:.2f}x"),
         ("gain of a loop by hand", lambda row: f"{row.loop_gain:.2f}x"),
         ("worst loss", lambda row: f"{row.worst_difference:.1e}"),

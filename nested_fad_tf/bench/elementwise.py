@@ -7,7 +7,6 @@ compared.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -22,70 +21,59 @@ _TOKENS, _WIDTH, _SEQUENCES = 512, 64, 8
 _CLASSES = 10
 
 
-def convnet(activation: Any) -> Callable[[np.random.Generator], Task]:
+def convnet(activation: Any, rng: np.random.Generator) -> Task:
     """Eight 3x3 convolutions with an activation each.
 
     Args:
         activation: The activation, as Keras takes it.
+        rng: Where features and labels come from.
 
     Returns:
-        The builder.
+        The task.
     """
-
-    def builder(rng: np.random.Generator) -> Task:
-        images = x = keras.Input((_SIZE, _SIZE, 3), batch_size=_IMAGES)
-        for _ in range(8):
-            x = layers.Conv2D(_CHANNELS, 3, padding="same")(x)
-            x = layers.Activation(activation)(x)
-        return _classifier(rng, images, layers.GlobalAveragePooling2D()(x))
-
-    return builder
+    images = x = keras.Input((_SIZE, _SIZE, 3), batch_size=_IMAGES)
+    for _ in range(8):
+        x = layers.Conv2D(_CHANNELS, 3, padding="same")(x)
+        x = layers.Activation(activation)(x)
+    return _classifier(rng, images, layers.GlobalAveragePooling2D()(x))
 
 
-def depthwise_convnet(activation: Any) -> Callable[[np.random.Generator], Task]:
+def depthwise_convnet(activation: Any, rng: np.random.Generator) -> Task:
     """Eight blocks of a depthwise and a 1x1 convolution, an activation behind each.
 
     Args:
         activation: The activation, as Keras takes it.
+        rng: Where features and labels come from.
 
     Returns:
-        The builder.
+        The task.
     """
-
-    def builder(rng: np.random.Generator) -> Task:
-        images = x = keras.Input((_SIZE, _SIZE, 3), batch_size=_IMAGES)
-        x = layers.Conv2D(_CHANNELS, 3, padding="same")(x)
-        for _ in range(8):
-            x = layers.DepthwiseConv2D(3, padding="same")(x)
-            x = layers.Activation(activation)(x)
-            x = layers.Conv2D(_CHANNELS, 1)(x)
-            x = layers.Activation(activation)(x)
-        return _classifier(rng, images, layers.GlobalAveragePooling2D()(x))
-
-    return builder
+    images = x = keras.Input((_SIZE, _SIZE, 3), batch_size=_IMAGES)
+    x = layers.Conv2D(_CHANNELS, 3, padding="same")(x)
+    for _ in range(8):
+        for convolution in (layers.DepthwiseConv2D(3, padding="same"), layers.Conv2D(_CHANNELS, 1)):
+            x = layers.Activation(activation)(convolution(x))
+    return _classifier(rng, images, layers.GlobalAveragePooling2D()(x))
 
 
-def long_transformer(activation: Any) -> Callable[[np.random.Generator], Task]:
+def long_transformer(activation: Any, rng: np.random.Generator) -> Task:
     """Six pre-norm layers of width 64 with two heads on 512 tokens.
 
     Args:
         activation: The activation, as Keras takes it.
+        rng: Where features and labels come from.
 
     Returns:
-        The builder.
+        The task.
     """
-
-    def builder(rng: np.random.Generator) -> Task:
-        tokens = x = keras.Input((_TOKENS, _WIDTH), batch_size=_SEQUENCES)
-        for _ in range(6):
-            y = layers.LayerNormalization()(x)
-            x = layers.Add()([x, layers.MultiHeadAttention(2, _WIDTH // 2)(y, y)])
-            y = layers.Dense(4 * _WIDTH)(layers.LayerNormalization()(x))
-            x = layers.Add()([x, layers.Dense(_WIDTH)(layers.Activation(activation)(y))])
-        x = layers.LayerNormalization()(x)
-        return _classifier(rng, tokens, layers.GlobalAveragePooling1D()(x))
-
-    return builder
+    tokens = x = keras.Input((_TOKENS, _WIDTH), batch_size=_SEQUENCES)
+    for _ in range(6):
+        y = layers.LayerNormalization()(x)
+        x = layers.Add()([x, layers.MultiHeadAttention(2, _WIDTH // 2)(y, y)])
+        y = layers.Dense(4 * _WIDTH)(layers.LayerNormalization()(x))
+        x = layers.Add()([x, layers.Dense(_WIDTH)(layers.Activation(activation)(y))])
+    x = layers.LayerNormalization()(x)
+    return _classifier(rng, tokens, layers.GlobalAveragePooling1D()(x))
 
 
 def _classifier(rng: np.random.Generator, inputs: Any, features: Any) -> Task:

@@ -17,10 +17,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from nested_fad_tf.graph.nodes import Node, Value
-from nested_fad_tf.ops import elementwise, views
 from nested_fad_tf.plan.budget import relax
 from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.cut import read_when_recomputed, recompute_price
+from nested_fad_tf.plan.schedule import in_place
 from nested_fad_tf.plan.stages import Stages
 
 FORWARD = -1
@@ -157,7 +157,7 @@ class _Finder:
     ) -> Slot:
         makes = () if self._cotangent[node.id] else self._makes(node)
         reuses: frozenset[int] = frozenset()
-        if node.outputs and _in_place(node):
+        if node.outputs and in_place(node) is node.outputs[0]:
             size = node.outputs[0].nbytes
             reuses = frozenset(v.id for v in reads if v.nbytes == size)
         ids = tuple(v.id for v in reads)
@@ -219,7 +219,8 @@ class _Finder:
             }
             before = sum(alive.values())
             total = before + sum(v.nbytes for v in made)
-            if made and _in_place(node) and made[0].nbytes in (alive[i] for i in dying):
+            reuses = made and in_place(node) is node.outputs[0]
+            if reuses and made[0].nbytes in (alive[i] for i in dying):
                 total -= made[0].nbytes
             during[node.id] = total
             alive |= {v.id: v.nbytes for v in made}
@@ -227,14 +228,6 @@ class _Finder:
                 del alive[gone]
             after[node.id] = sum(alive.values())
         return during, after
-
-
-def _in_place(node: Node) -> bool:
-    """Whether a kernel writes its first output into an input of the same size."""
-    entry = elementwise.TABLE.get(node.op_type)
-    if entry is None:
-        return views.IN_PLACE.get(node.op_type) == 0
-    return not entry.discrete and node.op_type != "Cast"
 
 
 def _only_views(node: Node) -> bool:

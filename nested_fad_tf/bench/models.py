@@ -24,6 +24,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import keras
@@ -81,9 +82,9 @@ def build(
         The problem.
 
     Raises:
-        ValueError: If there is no model of that name.
+        ValueError: If there is no model of that name, or the version is a peer that can do nothing
+            for it.
         ImportError: If the model needs keras-hub and it is not installed.
-        NotImplementedError: If the version is a peer that can do nothing for it.
     """
     if name not in _BUILDERS:
         raise ValueError(f"no model named {name!r}; there are: {', '.join(names())}")
@@ -248,21 +249,17 @@ def _language(make: Callable[[Any], Any]) -> Callable[[np.random.Generator], Tas
     return builder
 
 
-def _dense(name: str) -> Callable[[Any], Any]:
-    """Builder of a backbone with dense feed-forward layers: BERT and GPT-2 take the same sizes."""
-
-    def make(models: Any) -> Any:
-        return getattr(models, name)(
-            vocabulary_size=_VOCABULARY,
-            num_layers=6,
-            num_heads=8,
-            hidden_dim=512,
-            intermediate_dim=2048,
-            dropout=0.1,
-            max_sequence_length=_LENGTH,
-        )
-
-    return make
+def _dense(name: str, models: Any) -> Any:
+    """A backbone with dense feed-forward layers: BERT and GPT-2 take the same sizes."""
+    return getattr(models, name)(
+        vocabulary_size=_VOCABULARY,
+        num_layers=6,
+        num_heads=8,
+        hidden_dim=512,
+        intermediate_dim=2048,
+        dropout=0.1,
+        max_sequence_length=_LENGTH,
+    )
 
 
 def _llama(models: Any) -> Any:
@@ -296,17 +293,17 @@ _BUILDERS: dict[str, Callable[[np.random.Generator], Task]] = {
     "gelu_mlp": _mlp(_gelu),
     "gelu_tanh_mlp": _mlp(_gelu_tanh),
     "swish_mlp": _mlp("swish"),
-    "mish_convnet": elementwise.convnet("mish"),
-    "gelu_convnet": elementwise.convnet(_gelu),
-    "depthwise_convnet": elementwise.depthwise_convnet(_gelu),
-    "long_transformer": elementwise.long_transformer(_gelu),
+    "mish_convnet": partial(elementwise.convnet, "mish"),
+    "gelu_convnet": partial(elementwise.convnet, _gelu),
+    "depthwise_convnet": partial(elementwise.depthwise_convnet, _gelu),
+    "long_transformer": partial(elementwise.long_transformer, _gelu),
     "mixer": _mixer,
     "efficientnetv2b0": _application("EfficientNetV2B0", size=160, batch=32),
     "mobilenetv3small": _application("MobileNetV3Small", size=160, batch=64),
     "convnexttiny": _application("ConvNeXtTiny", size=128, batch=16),
     "resnet50": _application("ResNet50", size=128, batch=32),
-    "bert": _language(_dense("BertBackbone")),
-    "gpt2": _language(_dense("GPT2Backbone")),
+    "bert": _language(partial(_dense, "BertBackbone")),
+    "gpt2": _language(partial(_dense, "GPT2Backbone")),
     "llama": _language(_llama),
     "vit": _vit,
 }

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -21,7 +21,7 @@ from nested_fad_tf.bench import blocks
 Forward = Callable[[tf.Tensor], tf.Tensor]
 
 # What TensorFlow and Keras raise where they do not support something.
-REFUSALS = (ValueError, TypeError, NotImplementedError, tf.errors.OpError)
+_REFUSALS = (ValueError, TypeError, NotImplementedError, tf.errors.OpError)
 _COLOURS = re.compile(r"\x1b\[\d*m")
 
 
@@ -42,24 +42,6 @@ class Refusal:
     reason: str
 
 
-def refusal(model: str, peer: str, measured: str, error: BaseException | str) -> Refusal:
-    """A row that says why a peer doesn't run.
-
-    Args:
-        model: The model's name.
-        peer: The peer's name.
-        measured: What was to be measured.
-        error: What was raised, or its text.
-
-    Returns:
-        The row.
-    """
-    lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines() if line.strip()]
-    # What was asked of whom comes before the reason; the calls that led there, after it.
-    said = [line for line in lines if not line.startswith(("Exception encountered", "Arguments"))]
-    return Refusal(model, peer, measured, said[0] if said else type(error).__name__)
-
-
 class RefusedError(RuntimeError):
     """A peer doesn't run.
 
@@ -73,6 +55,35 @@ class RefusedError(RuntimeError):
         self.row = row
 
 
+@contextlib.contextmanager
+def refusing(model: str, version: str, measured: str) -> Iterator[None]:
+    """Tells what a peer doesn't support from what goes wrong.
+
+    Args:
+        model: The model's name.
+        version: The name of a peer; of anything else, errors stay what they are.
+        measured: What is to be measured in the block.
+
+    Raises:
+        RefusedError: Where TensorFlow or Keras refuse.
+    """
+    try:
+        yield
+    except _REFUSALS as error:
+        if version not in _WAYS:
+            raise
+        reason = _reason(str(error)) or type(error).__name__
+        raise RefusedError(Refusal(model, version, measured, reason)) from error
+
+
+def _reason(message: str) -> str:
+    """The line that says why."""
+    lines = [line.strip() for line in _COLOURS.sub("", message).splitlines() if line.strip()]
+    # What was asked of whom comes before the reason; the calls that led there, after it.
+    said = (line for line in lines if not line.startswith(("Exception encountered", "Arguments")))
+    return next(said, "")
+
+
 def scope(version: str) -> contextlib.AbstractContextManager[Any]:
     """What a model has to be made in.
 
@@ -82,7 +93,7 @@ def scope(version: str) -> contextlib.AbstractContextManager[Any]:
     Returns:
         A context manager; for most versions one that does nothing.
     """
-    mode = {"remat_activations": "activations", "remat_full": "full"}.get(version)
+    mode = _WAYS.get(version, _PLAIN).remat
     return keras.RematScope(mode=mode) if mode else contextlib.nullcontext()
 
 
@@ -97,13 +108,9 @@ def forward(version: str, model: keras.Model) -> Forward:
         A function from the input to the logits.
 
     Raises:
-        NotImplementedError: If the peer finds nothing in this model.
+        ValueError: If the peer finds nothing in this model.
     """
-    if version == "recompute_activations":
-        _recompute_activations(model)
-    if version == "recompute_blocks":
-        return blocks.recomputed(model)
-    return lambda features: model(features, training=True)
+    return _WAYS.get(version, _PLAIN).forward(model)
 
 
 def is_compiled(version: str) -> bool:
@@ -112,10 +119,14 @@ def is_compiled(version: str) -> bool:
     Args:
         version: Its name.
     """
-    return version == "jit_compile"
+    return _WAYS.get(version, _PLAIN).compiled
 
 
-def _recompute_activations(model: keras.Model) -> None:
+def _unchanged(model: keras.Model) -> Forward:
+    return lambda features: model(features, training=True)
+
+
+def _activations_recomputed(model: keras.Model) -> Forward:
     found = 0
     for layer in model._flatten_layers(include_self=False):
         activation = getattr(layer, "activation", None)
@@ -123,4 +134,31 @@ def _recompute_activations(model: keras.Model) -> None:
             layer.activation = tf.recompute_grad(activation)
             found += 1
     if not found:
-        raise NotImplementedError("no layer has an activation function of its own")
+        raise ValueError("no layer has an activation function of its own")
+    return _unchanged(model)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Way:
+    """How a version is made.
+
+    Attributes:
+        remat: Mode of the RematScope that the model is made in, if any.
+        forward: Makes the forward pass of a model.
+        compiled: Whether XLA compiles the whole step.
+    """
+
+    remat: str | None = None
+    forward: Callable[[keras.Model], Forward] = _unchanged
+    compiled: bool = False
+
+
+_PLAIN = _Way()
+# Of the peers in `nested_fad_tf.bench.catalog`.
+_WAYS = {
+    "recompute_activations": _Way(forward=_activations_recomputed),
+    "recompute_blocks": _Way(forward=blocks.recomputed),
+    "remat_activations": _Way(remat="activations"),
+    "remat_full": _Way(remat="full"),
+    "jit_compile": _Way(compiled=True),
+}

@@ -108,7 +108,7 @@ def memory_row(
     plain = _measure_in_process(model, versions.PLAIN, dataclasses.replace(how, fuse="auto"))
     other = plain if strategy == versions.PLAIN else _measure_in_process(model, strategy, how)
     if "refused" in other:
-        raise peers.RefusedError(peers.refusal(model, strategy, "memory", other["refused"]))
+        raise peers.RefusedError(peers.Refusal(**other["refused"]))
     return MemoryRow(
         model=model,
         strategy=strategy,
@@ -185,12 +185,11 @@ def _ready(
     for label in [versions.PLAIN, *strategies, CONTROL]:
         version = versions.PLAIN if label == CONTROL else label
         try:
-            own = models.build(model, version=version) if version in catalog.PEERS else problem
-            ready[label] = _first_call(own, version, how)
-        except peers.REFUSALS as error:
-            if version not in catalog.PEERS:
-                raise
-            refused.append(peers.refusal(model, label, "time", error))
+            with peers.refusing(model, version, "time"):
+                own = models.build(model, version=version) if version in catalog.PEERS else problem
+                ready[label] = _first_call(own, version, how)
+        except peers.RefusedError as error:
+            refused.append(error.row)
     return ready
 
 

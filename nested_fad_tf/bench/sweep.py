@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from nested_fad_tf.bench import command, runner, variants
+from nested_fad_tf.bench import command, models, runner, variants
 from nested_fad_tf.report.front import front
 
 TRADEOFFS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -118,8 +118,6 @@ def predicted(
     Returns:
         A row for each, nothing measured.
     """
-    from nested_fad_tf.bench import models
-
     problem = models.build(model)
     rows = []
     for tradeoff in tradeoffs:
@@ -161,19 +159,15 @@ def _axes(what: Sequence[str]) -> str:
     return f"{memory} and {'measured' if 'time' in what else 'predicted'} time"
 
 
-def _mib(size: int | None) -> str:
-    return "-" if size is None else f"{size / 2**20:.0f}"
-
-
 def _columns(what: Sequence[str]) -> list[command.Column]:
     columns: list[command.Column] = [
         ("model", lambda row: row.model),
         ("tradeoff", lambda row: f"{row.tradeoff:g}"),
-        ("predicted MiB", lambda row: f"{_mib(row.predicted_before)} -> {_mib(row.predicted)}"),
+        ("predicted MiB", lambda row: command.pair(row.predicted_before, row.predicted)),
         ("computed again s", lambda row: f"{row.again_seconds:.3f}"),
     ]
     if "memory" in what:
-        columns.append(("peak MiB", lambda row: f"{_mib(row.plain_peak)} -> {_mib(row.peak)}"))
+        columns.append(("peak MiB", lambda row: command.pair(row.plain_peak, row.peak)))
     if "time" in what:
         columns.append(("to plain", lambda row: f"{row.ratio:.2f}x"))
     return [*columns, ("front", lambda row: "*" if row.best else "")]

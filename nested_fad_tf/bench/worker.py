@@ -8,13 +8,14 @@ trusted where nothing ran before, and one thread for ops, because their order de
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from typing import Any
 
 import tensorflow as tf
 
-from nested_fad_tf.bench import catalog, models, peers, request, variants
+from nested_fad_tf.bench import models, peers, request, variants
 from nested_fad_tf.report import memory, process
 
 
@@ -32,14 +33,14 @@ def measure(
     Returns:
         peak_bytes, total_peak_bytes, resident_peak_bytes (whole process, above what it held before
         the step; None where it can't be measured), method and graph_ops; for rewritten steps also
-        kept and predicted bytes, before and after. Of a peer that doesn't run, `refused`: why.
+        kept and predicted bytes, before and after. Of a peer that doesn't run, `refused`: the
+        fields of a `Refusal`.
     """
     try:
-        return _measure(model, strategy, variants.How(fuse, jit_compile))
-    except peers.REFUSALS as error:
-        if strategy not in catalog.PEERS:
-            raise
-        return {"refused": str(error)}
+        with peers.refusing(model, strategy, "memory"):
+            return _measure(model, strategy, variants.How(fuse, jit_compile))
+    except peers.RefusedError as error:
+        return {"refused": dataclasses.asdict(error.row)}
 
 
 def _measure(model: str, strategy: str, how: variants.How) -> dict[str, Any]:

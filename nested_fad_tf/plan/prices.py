@@ -12,11 +12,11 @@ import bisect
 import dataclasses
 import itertools
 import math
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from importlib.resources.abc import Traversable
 from typing import Any
 
+from nested_fad_tf import toml_files
 from nested_fad_tf.errors import CostsError
 from nested_fad_tf.ops.entry import Cost
 from nested_fad_tf.ops.heavy import Kind
@@ -98,12 +98,7 @@ class Prices:
         Raises:
             CostsError: If it can't be read, or something in it is missing or makes no sense.
         """
-        try:
-            document = tomllib.loads(file.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise CostsError(f"cannot read {file}: {error.strerror or error}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise CostsError(f"{file} is not valid TOML: {error}") from error
+        document = toml_files.read(file, CostsError)
         try:
             return _parse(document)
         except CostsError as error:

@@ -43,7 +43,7 @@ class Step:
         self.in_place: Value | None
         if group is None:
             self.outputs = [v for v in node.outputs if v.storage is v]
-            self.in_place = _in_place(node)
+            self.in_place = in_place(node)
         else:
             self.outputs, self.in_place = group.outputs, None
 
@@ -136,7 +136,15 @@ class Schedule:
         return readers
 
 
-def _in_place(node: Node) -> Value | None:
+def in_place(node: Node) -> Value | None:
+    """The output for which a kernel takes over the buffer of an input of the same size.
+
+    Args:
+        node: The op.
+
+    Returns:
+        The output; `None` if the kernel doesn't.
+    """
     index = _in_place_output(node.op_type)
     return node.outputs[index] if index is not None and node.outputs else None
 

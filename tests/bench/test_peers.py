@@ -80,6 +80,10 @@ def test_recomputes_with_the_same_gradients(model, peer):
     assert row.worst_difference < 1e-12
 
 
+def test_every_peer_has_a_way():
+    assert list(peers._WAYS) == list(catalog.PEERS)
+
+
 def test_compiled_is_compared_with_compiled():
     row = row_of("perceptron", "jit_compile", "float32")
     assert row.jit_compile

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from nested_fad_tf.errors import SavedModelError
-from nested_fad_tf.integrations.saved_model import files
+from nested_fad_tf.integrations.saved_model import files, unknown
 from nested_fad_tf.report import memory
 from nested_fad_tf.report.memory import Measurement
 
@@ -49,9 +49,9 @@ def measure(
     try:
         return memory.measure(step, inputs, runs=runs)
     except (ValueError, TypeError, tf.errors.OpError) as error:
-        first = str(error).strip().splitlines()[0]
+        why = unknown.explained(str(error)) or type(error).__name__
         raise SavedModelError(
-            f"{folder}: signature {signature!r} does not run on random inputs: {first}"
+            f"{folder}: signature {signature!r} does not run on random inputs: {why}"
         ) from error
 
 
