@@ -8,12 +8,11 @@ import importlib.resources
 import math
 import numbers
 import pathlib
-import re
 from collections.abc import Iterable, Mapping
 from importlib.resources.abc import Traversable
 from typing import Any, Literal, Self, get_args
 
-from nested_fad_tf import toml_files
+from nested_fad_tf import amounts, toml_files
 from nested_fad_tf.errors import OptionsError
 
 Strategy = Literal["auto", "forward_ad", "recompute"]
@@ -272,16 +271,10 @@ def _is_amount(budget: object) -> bool:
 
 def _bytes_in(text: str) -> int:
     """The bytes that a text such as "6GiB" stands for."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text, re.IGNORECASE)
-    number = math.ceil(float(match[1]) * _unit(match[2], binary=bool(match[3]))) if match else 0
-    if not number:
+    number = amounts.bytes_in(text)
+    if number is None:
         raise OptionsError(f"budget is {text!r}; allowed: {_BUDGETS}")
     return number
-
-
-def _unit(prefix: str, *, binary: bool) -> int:
-    power = " kmgt".index(prefix.lower() or " ")
-    return (1024 if binary else 1000) ** power
 
 
 def _check_names(values: Iterable[str], source: str) -> None:

@@ -122,13 +122,12 @@ def chosen_models(chosen: Sequence[str]) -> list[str]:
         Names.
 
     Raises:
-        ValueError: If there is no such model.
+        ValueError: If there is no such model, or it has no such size.
     """
-    known = models.names()
     if "all" in chosen:
-        return known
-    if unknown := [name for name in chosen if name not in known]:
-        raise ValueError(f"no model named {unknown[0]!r}; there are: all, {', '.join(known)}")
+        return models.names()
+    for name in chosen:
+        catalog.sizes(name)  # raises if it isn't known
     return list(chosen)
 
 

@@ -4,16 +4,14 @@ Every entry builds a `Problem`: an unmodified public model with random weights, 
 static shape, Adam, and one training step as a plain Python function, so that the caller decides
 what traces it.
 
-Sizes. Multilayer perceptrons: eight Dense(512) layers with the activation and a Dense(10) head,
-batch 4096. Mixer: eight blocks of width 256 on 64 px images in patches of 4, token width 256,
-channel width 512, batch 16. Image models: keras.applications with their head for 1000 classes;
-EfficientNetV2B0 160 px, batch 32; MobileNetV3Small 160 px, batch 64; ConvNeXtTiny 128 px, batch 16;
-ResNet50 128 px, batch 32. Language models: six layers of width 512, eight heads, 128 tokens,
-batch 16, vocabulary 8192, cross-entropy over all positions through a head tied to the token
-embedding; feed-forward width 2048 (Llama: three matrices of 1792, no dropout), dropout 0.1. ViT:
-six layers of width 384, six heads, 128 px in patches of 8, batch 16, dropout 0.1. Networks of
-`bench.elementwise`: 32 channels on 32 px, batch 64; width 64 on 512 tokens, batch 8. Losses are
-softmax cross-entropy on integer labels.
+Sizes are those of `bench.catalog`, if a name doesn't say others. Multilayer perceptrons: Dense(512)
+layers with the activation and a Dense(10) head. Mixer: blocks of width 256 on images in patches of
+4, token and channel width 256 and 512. Image models: keras.applications with their head for 1000
+classes. Language models: layers of width 512, eight heads, vocabulary 8192, cross-entropy over all
+positions through a head tied to the token embedding; feed-forward width 2048 (Llama: three matrices
+of 1792, no dropout), dropout 0.1. ViT: layers of width 384, six heads, patches of 8, dropout 0.1.
+Networks of `bench.elementwise`: 32 channels, or width 64. Losses are softmax cross-entropy on
+integer labels.
 
 With plain TensorFlow 2.21 on CPU a step of the perceptrons peaks between 100 and 330 MiB, the
 others between 600 and 1270 MiB, above weights and optimizer slots.
@@ -31,11 +29,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from nested_fad_tf.bench import elementwise, peers, versions
+from nested_fad_tf.bench import catalog, elementwise, peers, versions
 from nested_fad_tf.bench.task import Task, normal
 
 Step = Callable[..., tf.Tensor]
 Gradients = Callable[..., tuple[tf.Tensor, list[tf.Tensor]]]
+# Of features and labels from a generator, for sizes by name.
+Builder = Callable[..., Task]
 
 _CLASSES = 1000
 
@@ -72,7 +72,7 @@ def build(
     """Builds a model, its data and its training step.
 
     Args:
-        name: One of `names()`.
+        name: One of `names()`; sizes that differ come behind it, as in "bert:batch=32:length=256".
         dtype: Type of weights and activations: "float32", or "float64" for tight checks of
             gradients.
         seed: Seed of weights, data and dropout; the same seed gives the same problem.
@@ -82,16 +82,15 @@ def build(
         The problem.
 
     Raises:
-        ValueError: If there is no model of that name, or the version is a peer that can do nothing
-            for it.
+        ValueError: If there is no model of that name, it has no such size, or the version is a peer
+            that can do nothing for it.
         ImportError: If the model needs keras-hub and it is not installed.
     """
-    if name not in _BUILDERS:
-        raise ValueError(f"no model named {name!r}; there are: {', '.join(names())}")
+    kind, sizes = catalog.sizes(name)
     keras.utils.set_random_seed(seed)
     with _default_dtype(dtype):
         with peers.scope(version):
-            task = _BUILDERS[name](np.random.default_rng(seed))
+            task = _BUILDERS[kind](np.random.default_rng(seed), **sizes)
         return _problem(name, task, peers.forward(version, task.model), dtype)
 
 
@@ -138,13 +137,13 @@ def _problem(name: str, task: Task, forward: peers.Forward, dtype: str) -> Probl
 # --- Multilayer perceptrons -----------------------------------------------------------------------
 
 
-def _mlp(activation: Any) -> Callable[[np.random.Generator], Task]:
-    """Builder of eight Dense(512) layers with an activation, batch 4096."""
+def _mlp(activation: Any) -> Builder:
+    """Builder of Dense(512) layers with an activation."""
 
-    def builder(rng: np.random.Generator) -> Task:
-        width, batch, classes = 512, 4096, 10
+    def builder(rng: np.random.Generator, batch: int, depth: int) -> Task:
+        width, classes = 512, 10
         layers: list[Any] = [keras.Input((width,), batch_size=batch)]
-        for _ in range(8):
+        for _ in range(depth):
             layers += [keras.layers.Dense(width), keras.layers.Activation(activation)]
         model = keras.Sequential([*layers, keras.layers.Dense(classes)])
         return Task(model, normal(rng, batch, width), rng.integers(0, classes, batch))
@@ -167,15 +166,15 @@ CUSTOM_OBJECTS: dict[str, Callable[[Any], Any]] = {f.__name__: f for f in (_gelu
 # --- Images ---------------------------------------------------------------------------------------
 
 
-def _mixer(rng: np.random.Generator) -> Task:
-    """MLP-Mixer (arXiv 2105.01601): eight blocks of width 256, batch 16."""
-    batch, size, patch, width, token_width, channel_width = 16, 64, 4, 256, 256, 512
+def _mixer(rng: np.random.Generator, batch: int, depth: int, size: int) -> Task:
+    """MLP-Mixer (arXiv 2105.01601): blocks of width 256."""
+    patch, width, token_width, channel_width = 4, 256, 256, 512
     layers = keras.layers
     images = keras.Input((size, size, 3), batch_size=batch)
     x = layers.Conv2D(width, patch, strides=patch)(images)
     tokens = (size // patch) ** 2
     x = layers.Reshape((tokens, width))(x)
-    for _ in range(8):
+    for _ in range(depth):
         y = layers.Permute((2, 1))(layers.LayerNormalization()(x))
         y = layers.Dense(tokens)(layers.Dense(token_width, activation=_gelu)(y))
         x = layers.Add()([x, layers.Permute((2, 1))(y)])
@@ -187,10 +186,10 @@ def _mixer(rng: np.random.Generator) -> Task:
     return Task(model, normal(rng, batch, size, size, 3), rng.integers(0, _CLASSES, batch))
 
 
-def _application(name: str, size: int, batch: int) -> Callable[[np.random.Generator], Task]:
+def _application(name: str) -> Builder:
     """Builder of a model of keras.applications with random weights."""
 
-    def builder(rng: np.random.Generator) -> Task:
+    def builder(rng: np.random.Generator, batch: int, size: int) -> Task:
         images = keras.Input((size, size, 3), batch_size=batch)
         model = getattr(keras.applications, name)(
             weights=None, input_tensor=images, classes=_CLASSES, classifier_activation=None
@@ -201,13 +200,12 @@ def _application(name: str, size: int, batch: int) -> Callable[[np.random.Genera
     return builder
 
 
-def _vit(rng: np.random.Generator) -> Task:
-    """Vision transformer of keras_hub: six layers of width 384."""
-    batch, size = 16, 128
+def _vit(rng: np.random.Generator, batch: int, depth: int, size: int) -> Task:
+    """Vision transformer of keras_hub: layers of width 384."""
     backbone = _keras_hub().models.ViTBackbone(
         image_shape=(size, size, 3),
         patch_size=8,
-        num_layers=6,
+        num_layers=depth,
         num_heads=6,
         hidden_dim=384,
         mlp_dim=1536,
@@ -221,15 +219,15 @@ def _vit(rng: np.random.Generator) -> Task:
 
 # --- Language -------------------------------------------------------------------------------------
 
-_VOCABULARY, _LENGTH, _BATCH = 8192, 128, 16
+_VOCABULARY = 8192
 
 
-def _language(make: Callable[[Any], Any]) -> Callable[[np.random.Generator], Task]:
+def _language(make: Callable[..., Any]) -> Builder:
     """Builder of a keras_hub backbone under a head tied to its token embedding."""
 
-    def builder(rng: np.random.Generator) -> Task:
-        backbone = make(_keras_hub().models)
-        ids = keras.Input((_LENGTH,), batch_size=_BATCH, dtype="int32")
+    def builder(rng: np.random.Generator, batch: int, depth: int, length: int) -> Task:
+        backbone = make(_keras_hub().models, depth, length)
+        ids = keras.Input((length,), batch_size=batch, dtype="int32")
         rest = {
             name: keras.ops.zeros_like(ids) if name == "segment_ids" else keras.ops.ones_like(ids)
             for name in backbone.input
@@ -239,7 +237,7 @@ def _language(make: Callable[[Any], Any]) -> Callable[[np.random.Generator], Tas
         if isinstance(hidden, dict):
             hidden = hidden["sequence_output"]
         logits = backbone.token_embedding(hidden, reverse=True)
-        shape = (_BATCH, _LENGTH)
+        shape = (batch, length)
         return Task(
             keras.Model(ids, logits),
             rng.integers(0, _VOCABULARY, shape),
@@ -249,23 +247,23 @@ def _language(make: Callable[[Any], Any]) -> Callable[[np.random.Generator], Tas
     return builder
 
 
-def _dense(name: str, models: Any) -> Any:
+def _dense(name: str, models: Any, depth: int, length: int) -> Any:
     """A backbone with dense feed-forward layers: BERT and GPT-2 take the same sizes."""
     return getattr(models, name)(
         vocabulary_size=_VOCABULARY,
-        num_layers=6,
+        num_layers=depth,
         num_heads=8,
         hidden_dim=512,
         intermediate_dim=2048,
         dropout=0.1,
-        max_sequence_length=_LENGTH,
+        max_sequence_length=length,
     )
 
 
-def _llama(models: Any) -> Any:
+def _llama(models: Any, depth: int, _: int) -> Any:
     return models.LlamaBackbone(
         vocabulary_size=_VOCABULARY,
-        num_layers=6,
+        num_layers=depth,
         num_query_heads=8,
         num_key_value_heads=8,
         hidden_dim=512,
@@ -284,7 +282,7 @@ def _keras_hub() -> Any:
     return keras_hub
 
 
-_BUILDERS: dict[str, Callable[[np.random.Generator], Task]] = {
+_BUILDERS: dict[str, Builder] = {
     "linear_mlp": _mlp("linear"),
     "relu_mlp": _mlp("relu"),
     "elu_mlp": _mlp("elu"),
@@ -298,10 +296,10 @@ _BUILDERS: dict[str, Callable[[np.random.Generator], Task]] = {
     "depthwise_convnet": partial(elementwise.depthwise_convnet, _gelu),
     "long_transformer": partial(elementwise.long_transformer, _gelu),
     "mixer": _mixer,
-    "efficientnetv2b0": _application("EfficientNetV2B0", size=160, batch=32),
-    "mobilenetv3small": _application("MobileNetV3Small", size=160, batch=64),
-    "convnexttiny": _application("ConvNeXtTiny", size=128, batch=16),
-    "resnet50": _application("ResNet50", size=128, batch=32),
+    "efficientnetv2b0": _application("EfficientNetV2B0"),
+    "mobilenetv3small": _application("MobileNetV3Small"),
+    "convnexttiny": _application("ConvNeXtTiny"),
+    "resnet50": _application("ResNet50"),
     "bert": _language(partial(_dense, "BertBackbone")),
     "gpt2": _language(partial(_dense, "GPT2Backbone")),
     "llama": _language(_llama),

@@ -13,6 +13,21 @@ from typing import Any
 from nested_fad_tf.report import process
 
 
+class FailedError(RuntimeError):
+    """A process that was asked failed.
+
+    Attributes:
+        status: Its exit status; negative if a signal ended it.
+        errors: The end of what it wrote to stderr.
+    """
+
+    def __init__(self, message: str, status: int, errors: str) -> None:
+        """An error with a message that ends with the process's last error lines."""
+        super().__init__(f"{message}: {errors}")
+        self.status = status
+        self.errors = errors
+
+
 def ask(module: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Runs a module in a process of its own, where resident sets are exact.
 
@@ -24,7 +39,7 @@ def ask(module: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         The JSON object on the last line that it prints.
 
     Raises:
-        RuntimeError: If it fails; the message ends with its last error lines.
+        FailedError: If it fails.
     """
     result = subprocess.run(
         [sys.executable, "-m", module, "--json", json.dumps(arguments)],
@@ -35,7 +50,8 @@ def ask(module: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     )
     if result.returncode:
         asked = ", ".join(f"{name}={value}" for name, value in arguments.items())
-        raise RuntimeError(f"{module} failed ({asked}): {result.stderr[-2000:]}")
+        message = f"{module} failed ({asked})"
+        raise FailedError(message, result.returncode, result.stderr[-2000:])
     return json.loads(result.stdout.splitlines()[-1])
 
 

@@ -6,10 +6,8 @@ options behind it as in "auto:budget=0.3" or "forward_ad:precision=int4:min_byte
 
 from __future__ import annotations
 
-import tomllib
-from typing import Any
-
 from nested_fad_tf.bench import catalog
+from nested_fad_tf.bench.settings import split
 from nested_fad_tf.errors import OptionsError
 from nested_fad_tf.options import Options
 
@@ -42,19 +40,9 @@ def options(version: str, fuse: str = "auto") -> Options:
         >>> options("auto:budget=0.3").budget
         0.3
     """
-    strategy, *settings = version.split(":")
-    values: dict[str, Any] = {"fuse": fuse, "on_error": "raise"}
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        if not equals:
-            raise OptionsError(f"{version!r}: {setting!r} is not of the form option=value")
-        values[name] = _value(value)
-    return Options.from_dict({"strategy": strategy, **values}, source=repr(version))
-
-
-def _value(text: str) -> Any:
-    """A number or a boolean as TOML writes them; else the text itself."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
+        strategy, settings = split(version)
+    except ValueError as error:
+        raise OptionsError(str(error)) from error
+    values = {"strategy": strategy, "fuse": fuse, "on_error": "raise", **settings}
+    return Options.from_dict(values, source=repr(version))

@@ -20,7 +20,11 @@ _ALL = "all"
 
 def _define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_list(
-        "models", [_ALL], f"Models, or {_ALL}: {', '.join(catalog.MODELS)}.", flag_values=values
+        "models",
+        [_ALL],
+        f"Models, or {_ALL}: {', '.join(catalog.MODELS)}. Sizes come behind a colon: "
+        "bert:batch=32:depth=12:length=256, vit:size=256.",
+        flag_values=values,
     )
     flags.DEFINE_list(
         "strategies",
@@ -71,12 +75,13 @@ def _define_flags(values: flags.FlagValues) -> None:
 
 
 def _run(values: Mapping[str, Any]) -> None:
-    models = _several("models", values["models"], catalog.MODELS)
+    models = _models(values["models"])
     strategies = _rewrites(values["strategies"])
     peers = _several("peers", values["peers"], tuple(catalog.PEERS))
     known = catalog.WHAT_OF_PEERS if peers else catalog.WHAT
     what = _several("what", bench_modes.measured(values), known)
     bench_modes.check(values, what)
+    limit = bench_modes.memory_limit(values["memory_limit"])
     dtypes = _several("dtypes", values["dtypes"], catalog.DTYPES)
     fuse = choices.one_of("fuse", values["fuse"], _FUSE)
     json_path = choices.writable("json", values["json"])
@@ -85,12 +90,15 @@ def _run(values: Mapping[str, Any]) -> None:
         raise UsageError("--plot draws memory against time: it needs --what=memory,time")
     quiet.start_tensorflow()
     # Only now: this imports TensorFlow and Keras.
-    from nested_fad_tf.bench import calibration_run, command, sweep, variants
+    from nested_fad_tf.bench import calibration_run, command, largest_batch, sweep, variants
 
     if values["calibrate"]:
         calibration_run.run_calibration(json_path)
         return
     how = variants.How(fuse, values["jit_compile"])
+    if limit is not None:
+        largest_batch.run_largest_batch(models, [*strategies, *peers], limit, how, json_path)
+        return
     if values["sweep"]:
         results = sweep.run_sweep(models, how, what, json_path)
     else:
@@ -107,6 +115,20 @@ def _run(values: Mapping[str, Any]) -> None:
 
         drawn = plots.save(plots.pareto({"results": results}), plot_folder, "pareto")
         print("\n".join(map(str, drawn)))
+
+
+def _models(chosen: list[str]) -> list[str]:
+    """Checks the values of --models, each a model with sizes behind it or not."""
+    for value in chosen:
+        name, *sizes = value.split(":")
+        choices.one_of("models", name, [_ALL, *catalog.MODELS])
+        if name == _ALL and sizes:
+            raise UsageError(f"--models={value}: sizes are of one model; name it")
+        try:
+            catalog.sizes(value if sizes else next(iter(catalog.MODELS)))
+        except ValueError as error:
+            raise UsageError(f"--models: {error}") from error
+    return list(catalog.MODELS) if _ALL in chosen else list(chosen)
 
 
 def _rewrites(chosen: list[str]) -> list[str]:
@@ -135,7 +157,8 @@ COMMAND = Command(
         "Measures the memory peak and the step time of public models, plain and rewritten with "
         "each strategy, or how far gradients and losses agree, and prints a table of each.\n\n"
         "Or it measures what ops take on this machine (--calibrate), or shows what each trade-off "
-        "of bytes against seconds gives, with the Pareto front marked (--sweep)."
+        "of bytes against seconds gives, with the Pareto front marked (--sweep), or it finds the "
+        "largest batch that a process of limited memory trains with (--memory_limit)."
     ),
     define_flags=_define_flags,
     run=_run,
@@ -144,6 +167,7 @@ COMMAND = Command(
         "bench --models=bert --what=gradients,losses --dtypes=all",
         "bench --models=bert --strategies=auto,auto:budget=0.3 --peers=all --what=memory,time",
         "bench --models=gelu_mlp --sweep --what=memory,time --plot=figures",
+        "bench --models=bert,mixer --memory_limit=3GiB",
         "bench --calibrate",
     ),
 )

@@ -46,6 +46,18 @@ def largest_resident(process: int) -> int:
     return _status_bytes("VmHWM", process)
 
 
+def largest_data() -> int:
+    """The most that this process had of memory of its own, allocated and written or not.
+
+    Returns:
+        The size in bytes: what it has now, and by how much its resident set was larger once.
+
+    Raises:
+        RuntimeError: If the system doesn't tell.
+    """
+    return _status_bytes("VmData") + _status_bytes("VmHWM") - _status_bytes("VmRSS")
+
+
 def resident_peak(call: Callable[[], object]) -> tuple[int, int]:
     """Runs a call and reads how far the resident set rose.
 

@@ -58,6 +58,7 @@ def small_models(monkeypatch):
     small = {"perceptron": perceptron, "normalized": normalized, "composite": composite}
     for name, builder in small.items():
         monkeypatch.setitem(models._BUILDERS, name, builder)
+        monkeypatch.setitem(catalog.MODELS, name, {})
 
 
 def row_of(model, peer, dtype="float64"):

@@ -75,7 +75,14 @@ def test_help_of_bench_lists_its_flags(capsys):
     output = capsys.readouterr().out
     for word in ("--models", "--strategies", "--fuse", "--what", "--dtypes", "--json", "--plot"):
         assert word in output
-    for word in ("--calibrate", "--sweep", "tradeoff", "memory,time; with --sweep nothing"):
+    for word in (
+        "--calibrate",
+        "--sweep",
+        "--memory_limit",
+        "bert:batch=32",
+        "tradeoff",
+        "memory,time; with --sweep nothing",
+    ):
         assert word in " ".join(output.split())
     for word in ("mish_mlp", "forward_ad", "gradients", "losses", "float32"):
         assert word in output
@@ -116,7 +123,13 @@ def test_help_of_bench_lists_its_flags(capsys):
         (["bench", "--sweep", "--what=memory,fit"], "--sweep measures memory, time, not fit"),
         (["bench", "--sweep", "--strategies=recompute"], "leave out --strategies and --peers"),
         (["bench", "--sweep", "--peers=all"], "leave out --strategies and --peers"),
-        (["bench", "--sweep", "--calibrate"], "--calibrate and --sweep are two things"),
+        (["bench", "--sweep", "--calibrate"], "--calibrate and --sweep are different things"),
+        (["bench", "--sweep", "--memory_limit=3GiB"], "--sweep and --memory_limit are different"),
+        (["bench", "--memory_limit=3 apples"], "expected an amount such as"),
+        (["bench", "--memory_limit=3GiB", "--what=time"], "leave out --what"),
+        (["bench", "--memory_limit=3GiB", "--plot=figures"], "--memory_limit draws nothing"),
+        (["bench", "--models=bert:width=3"], "bert has no 'width'"),
+        (["bench", "--models=all:batch=3"], "sizes are of one model"),
         (["bench", "--calibrate", "--plot=figures"], "--calibrate draws nothing"),
         (["bench", "--calibrate", "--json=/no/such/folder/x.json"], "does not exist"),
     ],
