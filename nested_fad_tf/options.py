@@ -51,6 +51,10 @@ class Options:
             "int8", "int4" and "int2" they are rounded: what the step returns is the same but for
             its gradients, which are approximate. Nothing but derivatives is stored so. A strategy
             "auto" takes the exact plan where that needs less, or is within the budget.
+        activations: How other kept tensors are stored, such as what matrix products and
+            convolutions read: a precision as above, just as lossy for gradients, and no change of
+            anything else. Strategies "auto" and "recompute" take the exact plan where that needs
+            less, or is within the budget.
         budget: What the predicted peak of a step, above what lived before it, has to fit into:
             bytes, a text such as "6GiB" or "800 MB", or a fraction, above 0 and below 1, of the
             peak without the pass. Beyond element-wise ops, as many matrix products, convolutions
@@ -73,6 +77,7 @@ class Options:
     strategy: Strategy = "auto"
     fuse: Fuse = "auto"
     precision: Precision = "exact"
+    activations: Precision = "exact"
     budget: int | float | str | None = None
     min_bytes: int = 64 * 1024
     on_error: OnError = "fallback"
@@ -85,13 +90,22 @@ class Options:
         _check_choice("strategy", self.strategy, get_args(Strategy))
         _check_choice("fuse", self.fuse, get_args(Fuse))
         _check_choice("precision", self.precision, get_args(Precision))
+        _check_choice("activations", self.activations, get_args(Precision))
         _check_choice("on_error", self.on_error, get_args(OnError))
         _check_bool("verify", self.verify)
         _check_int("min_bytes", self.min_bytes, least=0)
         _check_int("nominal_size", self.nominal_size, least=1)
         _check_factor("tradeoff", self.tradeoff)
-        _check_precision(self.precision, self.strategy, self.verify)
+        _check_precision(self.precision, self.strategy)
+        _check_activations(self.activations, self.strategy)
+        _check_verifiable(self)
         _check_budget(self.budget, self.strategy)
+
+    @property
+    def lossy(self) -> str:
+        """The options that make gradients approximate, as text; empty if there are none."""
+        named = {"precision": self.precision, "activations": self.activations}
+        return ", ".join(f"{name}={value!r}" for name, value in named.items() if value != "exact")
 
     def budget_bytes(self, peak: int) -> int | None:
         """The budget of a step in bytes.
@@ -231,19 +245,30 @@ def _check_factor(name: str, value: object) -> None:
         raise OptionsError(f"{name} is {value!r}; allowed: finite numbers of at least 0")
 
 
-def _check_precision(precision: str, strategy: str, verify: bool) -> None:
-    """Raises for options that a lossy precision makes no sense with."""
-    if precision == "exact":
-        return
-    if strategy == "recompute":
+def _check_precision(precision: str, strategy: str) -> None:
+    """Raises for a strategy that a lossy precision makes no sense with."""
+    if precision != "exact" and strategy == "recompute":
         raise OptionsError(
             f"precision={precision!r}: strategy='recompute' keeps no derivatives that could be"
             " stored so; use strategy='auto' or 'forward_ad', or precision='exact'"
         )
-    if verify:
+
+
+def _check_activations(activations: str, strategy: str) -> None:
+    """Raises for a strategy that can't store activations otherwise."""
+    if activations != "exact" and strategy == "forward_ad":
         raise OptionsError(
-            f"precision={precision!r}: gradients differ from the original's on purpose, so that"
-            " verify=True could tell nothing; verify once with precision='exact'"
+            f"activations={activations!r}: strategy='forward_ad' keeps activations as they are; use"
+            " strategy='auto' or 'recompute', or activations='exact'"
+        )
+
+
+def _check_verifiable(options: Options) -> None:
+    """Raises if the rewritten step is not meant to be the same."""
+    if options.verify and options.lossy:
+        raise OptionsError(
+            f"{options.lossy}: gradients differ from the original's on purpose, so that verify=True"
+            " could tell nothing; verify once with everything 'exact'"
         )
 
 

@@ -43,7 +43,7 @@ def assert_same_step(
         *args: Its arguments.
         options: What the rewrite may do; errors of the pass are raised.
         rtol: Allowed difference as a fraction of a tensor's largest entry; by dtype by default.
-            With a lossy precision it has to be given: gradients differ on purpose.
+            With lossy options it has to be given: gradients differ on purpose.
         atol: Allowed absolute difference, 0 by default.
         **kwargs: Its keyword arguments.
 
@@ -53,13 +53,13 @@ def assert_same_step(
     Raises:
         VerificationError: If the two differ; names the worst tensor.
         RewriteError: If the pass fails.
-        OptionsError: If the precision is lossy and no rtol is given.
+        OptionsError: If the options are lossy and no rtol is given.
     """
     python_function = getattr(fn, "python_function", fn)
     chosen = (options or Options()).replace(on_error="raise", verify=False)
-    if chosen.precision != "exact" and rtol is None:
+    if chosen.lossy and rtol is None:
         raise OptionsError(
-            f"precision={chosen.precision!r}: gradients differ from the original's on purpose; say"
+            f"{chosen.lossy}: gradients differ from the original's on purpose; say"
             " with rtol= by how much they may"
         )
     plain = tf.function(python_function)

@@ -22,8 +22,9 @@ class FailedError(RuntimeError):
     """
 
     def __init__(self, message: str, status: int, errors: str) -> None:
-        """An error with a message that ends with the process's last error lines."""
-        super().__init__(f"{message}: {errors}")
+        """An error whose message has what the process said last, and then all of it."""
+        lines = errors.strip().splitlines() or [f"status {status}"]
+        super().__init__("\n".join([f"{message}: {lines[-1]}", *lines]))
         self.status = status
         self.errors = errors
 

@@ -10,7 +10,7 @@ from nested_fad_tf.plan.cut import Cut
 from nested_fad_tf.plan.groups import grouped
 from nested_fad_tf.plan.peak import Lifetimes
 from nested_fad_tf.plan.recompute import Recomputation
-from nested_fad_tf.plan.rewrite import Rewrite, RewriteBuilder
+from nested_fad_tf.plan.rewrite import Rewrite
 from nested_fad_tf.plan.shapes import fold_shapes
 from nested_fad_tf.plan.stages import Stages
 
@@ -52,7 +52,7 @@ def attempt(
     Returns:
         The attempt.
     """
-    recomputation = Recomputation(stages, cut, RewriteBuilder(candidates.view))
+    recomputation = Recomputation(candidates, stages, cut)
     recomputation.redirect_readers()
     builder = recomputation.builder
     for node in candidates.view.nodes:

@@ -114,7 +114,6 @@ def _recomputation_price(candidates: Candidates, times: Mapping[int, int]) -> fl
 
 
 def _keep(candidates: Candidates, cut: Cut, value: Value) -> Keep:
-    packed = cost.packs(value)
     ban = candidates.bans.get(value.node.id)
     if cut.spans and ban is not None and cost.lasting_ban(candidates.view, value.node) is None:
         why = "a checkpoint: the budget allows for keeping it, or more is computed from it"
@@ -124,7 +123,11 @@ def _keep(candidates: Candidates, cut: Cut, value: Value) -> Keep:
         why = "the backward pass reads it, and it costs no more than what it is computed from"
     else:
         why = "what the backward pass reads is recomputed from it"
-    return Keep(value, why + (" (kept as bits)" if packed else ""), packed)
+    format = cut.stored.get(value.id)
+    if format is None:
+        return Keep(value, why)
+    how = f" (kept as {format.name}{', lossy' if format.lossy else ''})"
+    return Keep(value, why + how, format.name, candidates.stored_bytes(value))
 
 
 def _decide(chain: Chain, cut: Cut) -> Decision:

@@ -8,72 +8,75 @@ elements, so that it is cheaper than the one op it spares.
 
 from __future__ import annotations
 
+import dataclasses
+import math
+
 import numpy as np
 import tensorflow as tf
 
-from nested_fad_tf.graph.nodes import Node, Value
+from nested_fad_tf.graph.nodes import Value
 from nested_fad_tf.plan.maker import NodeMaker
-from nested_fad_tf.plan.rewrite import RewriteBuilder
+from nested_fad_tf.plan.storage import Extent
 
+_IN_A_BYTE = 8
 _GATHER = np.array(0x0102040810204080, np.uint64)
 _TOP_BYTE = np.array(56, np.uint64)
 _SPREAD = np.array(0x0101010101010101, np.uint64)
 _OWN_BIT = np.array(0x8040201008040201, np.uint64)
 
 
-class Steps:
-    """Adds the nodes that pack and unpack one boolean.
+@dataclasses.dataclass(frozen=True)
+class Bits:
+    """One bit for each boolean."""
 
-    Args:
-        builder: Where the nodes go.
-        origin: The node that makes the boolean.
-        count: Its number of elements divided by eight, `None` if unknown.
+    @property
+    def name(self) -> str:
+        """What the report calls it."""
+        return "bits"
 
-    Attributes:
-        make: Makes the nodes.
-        first_unpacked: The node that the latest `unpack` starts with.
-    """
+    @property
+    def lossy(self) -> bool:
+        """See `Format`."""
+        return False
 
-    def __init__(self, builder: RewriteBuilder, origin: Node, count: int | None) -> None:
-        self.make = NodeMaker(builder, origin)
-        self._count = count
-        self.first_unpacked = origin
+    @property
+    def passes(self) -> int:
+        """See `Format`: all of it works on an eighth of the elements."""
+        return 0
 
-    def pack(self, value: Value) -> Value:
-        """Packs a boolean right after it was made.
+    def stored_bytes(self, extent: Extent) -> int | None:
+        """What a tensor takes: see `Format`. The number of its elements must be known to fit."""
+        if extent.dtype != tf.bool or extent.shape is None:
+            return None
+        if math.prod(d for d in extent.shape if d is not None) % _IN_A_BYTE:
+            return None
+        return -(-extent.nbytes // _IN_A_BYTE)
 
-        Args:
-            value: A bool tensor whose number of elements is a multiple of 8.
-
-        Returns:
-            uint8[count].
-        """
-        make = self.make
-        rows = make.constant(np.array([-1, 8], np.int32), "/bits/rows")
-        octets = make.reshape(value, rows, (self._count, 8), "/bits/octets")
+    def pack(self, make: NodeMaker, value: Value) -> tuple[Value, ...]:
+        """Stores a tensor: see `Format`."""
+        count = _octets(value)
+        rows = make.constant(np.array([-1, _IN_A_BYTE], np.int32), "/bits/rows")
+        octets = make.reshape(value, rows, (count, _IN_A_BYTE), "/bits/octets")
         byte = make.cast(octets, tf.uint8, "/bits/bytes")
-        word = make.bitcast(byte, tf.uint64, (self._count,), "/bits/words")
-        gathered = self._binary("Mul", word, _GATHER, "/bits/gather")
-        top = self._binary("RightShift", gathered, _TOP_BYTE, "/bits/top")
-        return make.cast(top, tf.uint8, "/bits")
+        word = make.bitcast(byte, tf.uint64, (count,), "/bits/words")
+        gathered = _binary(make, "Mul", word, _GATHER, "/bits/gather")
+        top = _binary(make, "RightShift", gathered, _TOP_BYTE, "/bits/top")
+        return (make.cast(top, tf.uint8, "/bits"),)
 
-    def unpack(self, packed: Value) -> Value:
-        """Unpacks in the backward pass.
-
-        Args:
-            packed: What `pack` gave.
-
-        Returns:
-            bool[count, 8].
-        """
-        make = self.make
+    def unpack(self, make: NodeMaker, parts: tuple[Value, ...], value: Value) -> Value:
+        """Brings it back: see `Format`."""
+        (packed,) = parts
         word = make.cast(packed, tf.uint64, "/unpack/words")
-        self.first_unpacked = word.node
-        spread = self._binary("Mul", word, _SPREAD, "/unpack/spread")
-        own = self._binary("BitwiseAnd", spread, _OWN_BIT, "/unpack/mask")
-        byte = make.bitcast(own, tf.uint8, (self._count, 8), "/unpack/bytes")
-        return make.cast(byte, tf.bool, "/unpack/bool")
+        spread = _binary(make, "Mul", word, _SPREAD, "/unpack/spread")
+        own = _binary(make, "BitwiseAnd", spread, _OWN_BIT, "/unpack/mask")
+        byte = make.bitcast(own, tf.uint8, (_octets(value), _IN_A_BYTE), "/unpack/bytes")
+        boolean = make.cast(byte, tf.bool, "/unpack/bool")
+        return make.reshape(boolean, make.shape_of(value, value), value.shape, "/unpack")
 
-    def _binary(self, op_type: str, value: Value, operand: np.ndarray, suffix: str) -> Value:
-        other = self.make.constant(operand, suffix + "/operand")
-        return self.make.binary(op_type, value, other, suffix)
+
+def _octets(value: Value) -> int | None:
+    return value.nbytes // _IN_A_BYTE if value.static else None
+
+
+def _binary(make: NodeMaker, op_type: str, value: Value, operand: np.ndarray, suffix: str) -> Value:
+    return make.binary(op_type, value, make.constant(operand, suffix + "/operand"), suffix)

@@ -222,11 +222,9 @@ class _Family:
         self._relaxed = relaxed
         self._estimator = Estimator(candidates.view, base.lifetimes)
         self._stages = stages.in_order()
-        packed = {v.id for v in base.cut.kept if cost.packs(v)}
         # What a span can do something about: by storage root, the stages that read it.
-        self._readers = {
-            root: read for root, read in stages.readers_of(base.cut).items() if root not in packed
-        }
+        readers = stages.readers_of(base.cut).items()
+        self._readers = {root: read for root, read in readers if root not in base.cut.stored}
         self._prices = {
             n.id: recompute_price(candidates, n)
             for n in candidates.view.nodes
@@ -323,7 +321,8 @@ class _Family:
             if readers is None or any(s.id not in covered for s in readers):
                 kept[root.id] = root
         ordered = tuple(kept[i] for i in sorted(kept))
-        cut = Cut(ordered, self._base.recomputed, tuple(p.span for p in pieces))
+        spans = tuple(p.span for p in pieces)
+        cut = Cut(ordered, self._base.recomputed, spans, self._relaxed.stored(ordered))
         price = self._price(pieces, kept)
         total = self._base_price + price
         return _Choice(cut, self._peak(pieces, kept), price, total, tuple(rows))

@@ -7,6 +7,7 @@ is alive anyway, whether it may be computed again, and which cotangent ops read 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Mapping
 
 from nested_fad_tf.graph.nodes import Node, Value
 from nested_fad_tf.graph.roles import Roles
@@ -14,9 +15,12 @@ from nested_fad_tf.graph.view import GraphView
 from nested_fad_tf.ops import views
 from nested_fad_tf.ops.exact import exact_readers
 from nested_fad_tf.plan import cost
+from nested_fad_tf.plan.bits import Bits
 from nested_fad_tf.plan.price_files import prices_for
 from nested_fad_tf.plan.prices import Prices
+from nested_fad_tf.plan.storage import Format, extent_of
 
+_BITS = Bits()
 _SAME_BITS = "compared bit by bit with what is computed from it"
 
 
@@ -37,6 +41,8 @@ class Candidates:
         kept_today: Buffers that plain TensorFlow holds from the forward to the backward pass.
         fused: Whether groups of element-wise ops will be compiled, which changes prices.
         prices: What it takes to compute something again on the device at hand.
+        formats: By storage root's value id: the lossy format in which it is stored if it is kept;
+            see plan/activations.py.
     """
 
     view: GraphView
@@ -48,10 +54,51 @@ class Candidates:
     kept_today: tuple[Value, ...]
     fused: bool
     prices: Prices
+    formats: Mapping[int, Format] = dataclasses.field(default_factory=dict)
 
     def is_free(self, value: Value) -> bool:
         """Whether a value can be read in the backward pass at no price."""
         return self.free[value.storage.id]
+
+    def format_of(self, root: Value) -> Format | None:
+        """How a buffer is stored if it is kept.
+
+        Args:
+            root: A storage root.
+
+        Returns:
+            The format; `None` as it is.
+        """
+        fits = _BITS.stored_bytes(extent_of(root, self.view.nominal)) is not None
+        return self.formats.get(root.id, _BITS if fits else None)
+
+    def stored_bytes(self, root: Value) -> int:
+        """The bytes that a buffer takes if it is kept.
+
+        Args:
+            root: A storage root.
+
+        Returns:
+            The size in bytes.
+        """
+        format = self.format_of(root)
+        if format is None:
+            return root.nbytes
+        stored = format.stored_bytes(extent_of(root, self.view.nominal))
+        assert stored is not None
+        return stored
+
+    def stored(self, kept: Iterable[Value]) -> dict[int, Format]:
+        """How the buffers are stored that aren't kept as they are.
+
+        Args:
+            kept: Storage roots that are kept.
+
+        Returns:
+            Formats by value id.
+        """
+        formats = {root.id: self.format_of(root) for root in kept}
+        return {i: format for i, format in formats.items() if format is not None}
 
     def is_tied_factor(self, node: Node) -> bool:
         """Whether a node is a derivative factor that only control inputs tie to the backward pass.

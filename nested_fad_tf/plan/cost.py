@@ -7,7 +7,6 @@ what `prices.py` holds for each kind of device.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 import tensorflow as tf
@@ -20,10 +19,6 @@ from nested_fad_tf.ops.elementwise import Cost
 from nested_fad_tf.plan.prices import Prices
 
 _NOT_KNOWN = "not an element-wise or layout op"
-
-# A boolean kept as bits takes 1/8 of its bytes; packing and unpacking cost about as much as two
-# cheap ops on it.
-BITS_PER_BYTE = 8
 
 
 def recompute_price(node: Node, value: Value, fused: bool, prices: Prices) -> float:
@@ -50,11 +45,15 @@ def recompute_price(node: Node, value: Value, fused: bool, prices: Prices) -> fl
     return prices.moving(cost, moved, fused=fused and compiled)
 
 
-def keep_price(value: Value, fused: bool, readers: Iterable[Node], prices: Prices) -> float:
+def keep_price(
+    value: Value, stored: int, passes: int, fused: bool, readers: Iterable[Node], prices: Prices
+) -> float:
     """The price of keeping a value.
 
     Args:
         value: A value of the forward pass.
+        stored: The bytes it takes as it is stored.
+        passes: What storing it so takes, as a number of cheap ops on it.
         fused: Whether groups of element-wise ops are compiled.
         readers: What reads it in the forward pass.
         prices: What writing takes on the device at hand.
@@ -63,7 +62,9 @@ def keep_price(value: Value, fused: bool, readers: Iterable[Node], prices: Price
         The price in bytes.
     """
     inside = value.node.op_type in COMPILED and all(r.op_type in COMPILED for r in readers)
-    return stored_bytes(value) * (prices.kept_by_group if fused and inside else 1.0)
+    factor = prices.kept_by_group if fused and inside else 1.0
+    work = passes * prices.moving(Cost.CHEAP, value.nbytes, fused=fused) if passes else 0.0
+    return stored * factor + work
 
 
 def recompute_ban(view: GraphView, node: Node) -> str | None:
@@ -122,22 +123,3 @@ def has_price(node: Node) -> bool:
 def _is_whole(node: Node) -> bool:
     """Whether a node has all outputs of its op; a part of them can't be copied."""
     return node.op is None or len(node.outputs) == len(node.op.outputs)
-
-
-def stored_bytes(value: Value) -> int:
-    """The bytes it takes to keep a value: its own, or an eighth for booleans packed to bits.
-
-    Args:
-        value: A value of the graph.
-
-    Returns:
-        The size in bytes.
-    """
-    return -(-value.nbytes // BITS_PER_BYTE) if packs(value) else value.nbytes
-
-
-def packs(value: Value) -> bool:
-    """Whether a value is kept as bits: booleans whose number of elements is a multiple of 8."""
-    if value.dtype != tf.bool or value.shape is None:
-        return False
-    return math.prod(d for d in value.shape if d is not None) % BITS_PER_BYTE == 0

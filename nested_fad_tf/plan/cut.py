@@ -23,6 +23,7 @@ from nested_fad_tf.graph.nodes import Node, Value
 from nested_fad_tf.ops import views
 from nested_fad_tf.plan import cost
 from nested_fad_tf.plan.candidates import Candidates
+from nested_fad_tf.plan.storage import Format
 
 SOURCE, SINK = 0, 1
 # scipy's flows are 32-bit integers: capacities are scaled so that all of them together stay below
@@ -58,11 +59,13 @@ class Cut:
         recomputed: Ids of nodes that each stage of the backward pass computes again for itself.
         spans: Where the backward pass computes more than that, to be within a budget. What they
             recompute is neither in `kept` nor in `recomputed`.
+        stored: By value id: how those of `kept` are stored that aren't kept as they are.
     """
 
     kept: tuple[Value, ...]
     recomputed: frozenset[int]
     spans: tuple[Span, ...] = ()
+    stored: Mapping[int, Format] = dataclasses.field(default_factory=dict)
 
 
 class Network:
@@ -166,7 +169,7 @@ def minimum_cut(
         for root_id, out in leaving.items()
         if side[out] and not side[entry[values[root_id].node.id]]
     )
-    return Cut(kept, recomputed)
+    return Cut(kept, recomputed, stored=candidates.stored(kept))
 
 
 def _connect_inputs(
@@ -203,7 +206,9 @@ def recompute_price(candidates: Candidates, node: Node) -> float:
 def _keep_price(candidates: Candidates, root: Value) -> float:
     readers = [reader for reader, _ in candidates.view.consumers[root.id]]
     forward = [reader for reader in readers if not candidates.roles.cotangent[reader.id]]
-    return cost.keep_price(root, candidates.fused, forward, candidates.prices)
+    format, stored = candidates.format_of(root), candidates.stored_bytes(root)
+    passes = format.passes if format is not None else 0
+    return cost.keep_price(root, stored, passes, candidates.fused, forward, candidates.prices)
 
 
 def read_when_recomputed(candidates: Candidates, node: Node) -> list[Value]:

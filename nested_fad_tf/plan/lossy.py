@@ -1,60 +1,105 @@
-"""Strategy "auto" with a lossy precision: narrow derivatives, or the exact cut if that needs less.
+"""Plans that may lose something, beside the exact one: narrow derivatives, narrow activations.
 
-The minimum cut recomputes what a narrow derivative spares, and neither keeps what the other does.
-Both are planned, and the one with the lower simulated peak is taken; of two about equal ones the
-one that keeps derivatives, since it recomputes nothing. With a budget that the exact one is within,
-nothing has to be lost, and nothing is; matrix products and the like run again only if neither is.
+The minimum cut recomputes what a narrow derivative spares, and neither keeps what the other does;
+narrow activations take the place of wide ones in the cut. All that the options allow is planned,
+and the one with the lowest simulated peak is taken; a lossy plan that is about equal to the exact
+one before that, since it recomputes less. With a budget that the exact one is within, nothing has
+to be lost, and nothing is; matrix products and the like run again only if no plan is within it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
 
 from nested_fad_tf.options import Options
 from nested_fad_tf.plan import auto, forward_ad
+from nested_fad_tf.plan.activations import narrowed
 from nested_fad_tf.plan.candidates import Candidates
-from nested_fad_tf.plan.plan import Plan
+from nested_fad_tf.plan.groups import unchanged
+from nested_fad_tf.plan.plan import Plan, nothing
 
 # Peaks that differ by less than this fraction count as equal.
 _ABOUT_EQUAL = 0.01
 _MIB = 2**20
+_COMPILED = "jit_compile=True: the compiler packs what is kept when it likes"
 
 
 def plan(candidates: Candidates, options: Options) -> Plan:
-    """Plans both ways.
+    """Plans in all ways.
 
     Args:
         candidates: The buffers of the forward pass.
-        options: What may be done; the precision is a lossy one.
+        options: What may be done, something lossy among it.
 
     Returns:
-        The better plan. Its note says which one it is, and what the other's peak would be.
+        The best plan. Its note says which one it is, and what the others' peaks would be.
     """
-    exactly = options.replace(precision="exact")
+    exactly = options.replace(precision="exact", activations="exact")
     exact = auto.plan(candidates, exactly.replace(budget=None))
-    narrow = forward_ad.plan(candidates, options)
+    lossy = _lossy_plans(candidates, options.replace(budget=None))
     limit = options.budget_bytes(exact.before.peak_bytes)
-    need = narrow.after.peak_bytes
-    if limit is None:
-        lower = need <= (1 + _ABOUT_EQUAL) * exact.after.peak_bytes
-    else:
-        loss_is_enough = need <= limit < exact.after.peak_bytes
-        if not loss_is_enough:
-            exact = auto.plan(candidates, exactly)
-        lower = max(need, limit) < exact.after.peak_bytes
-    peaks = f"{_mib(narrow)} MiB with derivatives in {options.precision}, {_mib(exact)} MiB exact"
-    if narrow.rewrite and lower:
-        return dataclasses.replace(narrow, note=_joined(narrow.note, f"predicted peaks: {peaks}"))
+    if limit is not None and (_peak(exact) <= limit or min(map(_peak, lossy.values())) > limit):
+        exact = auto.plan(candidates, exactly)
+        if _peak(exact) > limit:
+            lossy = _lossy_plans(candidates, options)
+    best = min((p for p in lossy.values() if p.rewrite), key=_peak, default=exact)
+    each = [
+        f"{_mib(p)} MiB with {_NARROW[how]} in {getattr(options, how)}" for how, p in lossy.items()
+    ]
+    peaks = "predicted peaks: " + ", ".join([*each, f"{_mib(exact)} MiB exact"])
+    if best is not exact and _is_better(best, exact, limit):
+        return dataclasses.replace(best, note=_joined(best.note, peaks))
     if not exact.rewrite:
         return exact
-    why = narrow.reason or f"predicted peaks: {peaks}"
-    unused = f"precision {options.precision!r} unused: {why}"
+    reasons = dict.fromkeys(p.reason for p in lossy.values() if p.reason)
+    unused = f"{options.lossy} unused: {'; '.join(reasons) or peaks}"
     return dataclasses.replace(exact, note=_joined(exact.note, unused))
+
+
+def _is_better(lossy: Plan, exact: Plan, limit: int | None) -> bool:
+    if limit is None:
+        return _peak(lossy) <= (1 + _ABOUT_EQUAL) * _peak(exact)
+    return max(_peak(lossy), limit) < _peak(exact)
+
+
+def _lossy_plans(candidates: Candidates, options: Options) -> dict[str, Plan]:
+    """A plan for each option that is lossy, by the option's name."""
+    return {
+        how: way(candidates, options)
+        for how, way in _WAYS.items()
+        if getattr(options, how) != "exact"
+    }
+
+
+def _with_narrow_activations(candidates: Candidates, options: Options) -> Plan:
+    """The minimum cut, in which what is kept takes less."""
+    if candidates.view.compiled:
+        before = unchanged(candidates, options)
+        return nothing(candidates, options.strategy, before, _COMPILED)
+    return auto.plan(narrowed(candidates, options), options)
+
+
+def _with_narrow_derivatives(candidates: Candidates, options: Options) -> Plan:
+    """Nested forward-mode AD; it recomputes nothing, so that no budget makes a difference."""
+    return forward_ad.plan(candidates, options.replace(budget=None))
+
+
+_WAYS: Mapping[str, Callable[[Candidates, Options], Plan]] = {
+    "precision": _with_narrow_derivatives,
+    "activations": _with_narrow_activations,
+}
+# What is narrow with each of them.
+_NARROW = {"precision": "derivatives", "activations": "activations"}
 
 
 def _joined(*notes: str) -> str:
     return "; ".join(note for note in notes if note)
 
 
+def _peak(plan: Plan) -> int:
+    return plan.after.peak_bytes
+
+
 def _mib(plan: Plan) -> str:
-    return f"{plan.after.peak_bytes / _MIB:.1f}"
+    return f"{_peak(plan) / _MIB:.1f}"

@@ -105,6 +105,31 @@ class NodeMaker:
         attrs = {"T": value.dtype, "Tshape": tf.int32}
         return self.add("Reshape", [value, shape], value.dtype, static, suffix, attrs)
 
+    def shape_of(self, value: Value, source: Value) -> Value:
+        """The shape of a value: a constant where it is known, else read in the forward pass.
+
+        Args:
+            value: Whose shape.
+            source: What to read it from: a value of that shape.
+
+        Returns:
+            The shape, an int32 tensor.
+        """
+        if value.static:
+            return self.constant(np.array(value.shape, np.int32), "/shape")
+        rank = None if value.shape is None else len(value.shape)
+        attrs = {"T": source.dtype, "out_type": tf.int32}
+        # Whatever the others wait for: it would keep the source alive.
+        node = self._builder.add(
+            "Shape",
+            [source],
+            [(tf.int32, (rank,))],
+            origin=self._origin,
+            suffix=self._suffix + "/shape",
+            attrs=attrs,
+        )
+        return node.outputs[0]
+
     def binary(self, op_type: str, value: Value, operand: Value, suffix: str) -> Value:
         """Adds an element-wise op of two operands.
 

@@ -54,8 +54,8 @@ class Stored:
             An entry of the plan.
         """
         name = self.format.name
-        largest, *rest = self.parts
-        return Keep(largest, f"{why} (kept as {name}, lossy)", narrow=name, beside=tuple(rest))
+        size = sum(v.nbytes for v in self.parts)
+        return Keep(self.parts[0], f"{why} (kept as {name}, lossy)", name, size)
 
 
 class Narrowing:
@@ -229,6 +229,6 @@ def narrow_note(derivatives: Sequence[Keep], precision: str) -> str:
     if precision == "exact":
         return ""
     formats = Counter(keep.format for keep in derivatives)
-    lossy = any(keep.narrow for keep in derivatives)
+    lossy = any(keep.format != "exact" for keep in derivatives)
     counts = ", ".join(f"{count} {name}" for name, count in formats.items()) or "none"
     return f"derivatives kept: {counts}" + (" (gradients are approximate)" if lossy else "")

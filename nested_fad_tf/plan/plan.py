@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 from nested_fad_tf.graph.nodes import Value
-from nested_fad_tf.plan import cost
 from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.chains import Chain, find_chains
 from nested_fad_tf.plan.peak import Lifetimes
@@ -24,27 +23,19 @@ class Keep:
     Attributes:
         value: The buffer.
         why: Why it is kept.
-        packed: Whether it is kept as bits.
-        narrow: The lossy format that it is in; empty if it is kept as it was computed.
-        beside: Small buffers that belong to it, such as the scales of a narrow one.
+        format: How it is kept: "exact", "bits" (exact, too) or the name of a lossy format.
+        size: The bytes it takes so, with what belongs to it, such as scales; `None` for its own.
     """
 
     value: Value
     why: str
-    packed: bool = False
-    narrow: str = ""
-    beside: tuple[Value, ...] = ()
+    format: str = "exact"
+    size: int | None = None
 
     @property
     def nbytes(self) -> int:
-        """The bytes it takes while it is kept, with what belongs to it."""
-        own = cost.stored_bytes(self.value) if self.packed else self.value.nbytes
-        return own + sum(v.nbytes for v in self.beside)
-
-    @property
-    def format(self) -> str:
-        """How it is kept: "exact", "bits" (exact, too) or the name of a lossy format."""
-        return self.narrow or ("bits" if self.packed else "exact")
+        """The bytes it takes while it is kept."""
+        return self.value.nbytes if self.size is None else self.size
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Derivatives as small integers, with a scale for each row.
+"""Numbers as small integers, with a scale for each row.
 
 A row's range, from its least to its greatest number and to zero, is cut into 2^bits - 1 equal
 steps, and each number rounded to the nearest. The error is at most half a step, and zero is exact,
@@ -49,6 +49,16 @@ class Quantised:
     def name(self) -> str:
         """What the report calls it."""
         return f"int{self.bits}"
+
+    @property
+    def lossy(self) -> bool:
+        """See `Format`."""
+        return True
+
+    @property
+    def passes(self) -> int:
+        """See `Format`: the range of each row, the codes, and back; groups share what they read."""
+        return 4
 
     @property
     def levels(self) -> int:

@@ -23,18 +23,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-import numpy as np
 import tensorflow as tf
 
 from nested_fad_tf.graph.nodes import Node, Value
 from nested_fad_tf.ops import parts, views
 from nested_fad_tf.ops.expr import Leaf
-from nested_fad_tf.plan import bits
+from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.cut import Cut, Span
 from nested_fad_tf.plan.gates import Gates
 from nested_fad_tf.plan.lower import Lowering
+from nested_fad_tf.plan.maker import NodeMaker
+from nested_fad_tf.plan.prompt import Prompt
 from nested_fad_tf.plan.rewrite import RewriteBuilder
-from nested_fad_tf.plan.stages import Stages, copy_test, packed_roots, read_by_copy
+from nested_fad_tf.plan.stages import Stages, copy_test, read_by_copy
 
 
 class _Scope:
@@ -86,18 +87,19 @@ class Recomputation:
         builder: Where the copies go.
     """
 
-    def __init__(self, stages: Stages, cut: Cut, builder: RewriteBuilder) -> None:
+    def __init__(self, candidates: Candidates, stages: Stages, cut: Cut) -> None:
         """Prepares for one cut."""
-        self.builder = builder
+        self.builder = RewriteBuilder(candidates.view)
         self._stages = stages
         self._cut = cut
-        self._packed = packed_roots(cut)
-        self._packed_words: dict[int, tuple[bits.Steps, Value]] = {}
+        self._prompt = Prompt(candidates, self.builder)
+        # By the id of a value that isn't kept as it is: what is kept for it.
+        self._packed: dict[int, tuple[Value, ...]] = {}
         self._needs_copy = copy_test(cut)
         self._scopes: dict[int, _Scope] = {}  # by a stage's node id
         self._spans = {id: span for span in cut.spans for id in span.stages}
         self._span_scopes: dict[int, _Scope] = {}  # by the id of a span's first stage
-        self._gates = Gates(builder)
+        self._gates = Gates(self.builder)
 
     def redirect_readers(self) -> None:
         """Gives every cotangent op that reads something recomputed or packed its copy."""
@@ -132,7 +134,9 @@ class Recomputation:
             if home is None or top.id in home.copies:
                 pending.pop()
                 continue
-            missing = [(v, home) for v in read_by_copy(top, self._packed) if _is_missing(v, home)]
+            missing = [
+                (v, home) for v in read_by_copy(top, self._cut.stored) if _is_missing(v, home)
+            ]
             if missing:
                 pending.extend(missing)
                 continue
@@ -142,7 +146,7 @@ class Recomputation:
 
     def _make(self, value: Value, scope: _Scope) -> None:
         node, copies = value.node, scope.copies
-        if value.id in self._packed:
+        if value.id in self._cut.stored:
             copies[value.id] = self._unpack(value, scope)
             return
         if node.op_type in views.PAIRWISE_ALIASES:
@@ -183,49 +187,29 @@ class Recomputation:
 
     def _fill(self, value: Value, scope: _Scope) -> Value:
         """Zeros or ones without the tensor they are like: it would be kept for its shape alone."""
-        node, number = value.node, 0 if value.node.op_type == "ZerosLike" else 1
-        np_dtype = value.dtype.as_numpy_dtype
-        fill = self.builder.constant(
-            np.array(number, np_dtype), value.dtype, origin=node, suffix="/value"
-        )
-        made = self.builder.add(
-            "Fill",
-            [self._shape_of(value, node.inputs[0]), fill],
-            [(value.dtype, value.shape)],
-            origin=node,
-            attrs={"T": value.dtype, "index_type": tf.int32},
-        )
-        scope.hold(made, self._gates)
-        return made.outputs[0]
-
-    def _shape_of(self, value: Value, source: Value) -> Value:
-        """The shape of a value: a constant where it is known, else read in the forward pass."""
-        node = value.node
-        if value.static:
-            dims = np.array(value.shape, np.int32)
-            return self.builder.constant(dims, tf.int32, origin=node, suffix="/shape")
-        rank = None if value.shape is None else len(value.shape)
-        shape = self.builder.add(
-            "Shape",
-            [source],
-            [(tf.int32, (rank,))],
-            origin=node,
-            suffix="/shape",
-            attrs={"T": source.dtype, "out_type": tf.int32},
-        )
-        return shape.outputs[0]
+        make = NodeMaker(self.builder, value.node)
+        number = make.number(value.node.op_type == "OnesLike", value.dtype, "/value")
+        read = [make.shape_of(value, value.node.inputs[0]), number]
+        attrs = {"T": value.dtype, "index_type": tf.int32}
+        filled = make.add("Fill", read, value.dtype, value.shape, "", attrs)
+        scope.hold(filled.node, self._gates)
+        return filled
 
     def _unpack(self, value: Value, scope: _Scope) -> Value:
-        """Packs a boolean to bits right after it was made; unpacks it in the backward pass."""
-        if value.id not in self._packed_words:
-            count = None if not value.static else value.nbytes // 8
-            steps = bits.Steps(self.builder, value.node, count)
-            self._packed_words[value.id] = steps, steps.pack(value)
-        steps, words = self._packed_words[value.id]
-        boolean = steps.unpack(words)
-        scope.hold(steps.first_unpacked, self._gates)
-        shape = self._shape_of(value, value)
-        return steps.make.reshape(boolean, shape, value.shape, "/unpack")
+        """Packs a value right after it was made; unpacks it in the backward pass."""
+        format = self._cut.stored[value.id]
+        make = NodeMaker(self.builder, value.node)
+        if value.id not in self._packed:
+            self._packed[value.id] = format.pack(make, value)
+            if format.lossy:
+                self._prompt.pack_early(value.node.id, self._packed[value.id][0].node)
+        packed = self._packed[value.id]
+        first = len(self.builder.nodes)
+        unpacked = format.unpack(make, packed, value)
+        for step in self.builder.nodes[first:]:
+            if packed[0] in step.inputs:
+                scope.hold(step, self._gates)
+        return unpacked
 
 
 def _is_missing(value: Value, scope: _Scope) -> bool:

@@ -1,4 +1,4 @@
-"""Derivatives in a shorter floating-point type: a cast there, a cast back."""
+"""Numbers in a shorter floating-point type: a cast there, a cast back."""
 
 from __future__ import annotations
 
@@ -28,6 +28,16 @@ class Rounded:
     def name(self) -> str:
         """What the report calls it."""
         return str(self.dtype.name)
+
+    @property
+    def lossy(self) -> bool:
+        """See `Format`."""
+        return True
+
+    @property
+    def passes(self) -> int:
+        """See `Format`: two casts."""
+        return 2
 
     def stored_bytes(self, extent: Extent) -> int | None:
         """What a tensor takes: see `Format`."""

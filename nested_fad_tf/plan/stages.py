@@ -11,11 +11,10 @@ of stages that its copies reach.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 
 from nested_fad_tf.graph.nodes import Node, Value
 from nested_fad_tf.ops import elementwise, views
-from nested_fad_tf.plan import cost
 from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.cut import Cut
 
@@ -63,7 +62,7 @@ class Stages:
         Returns:
             The number of copies by node id; mere views count as none.
         """
-        packed = packed_roots(cut)
+        packed = cut.stored
         times: dict[int, int] = {}
         wanted = self._wanted(cut)
         for node in self._candidates.view.nodes:
@@ -87,7 +86,7 @@ class Stages:
         kept = {root.id for root in cut.kept}
         stages = self.in_order()
         read: dict[int, int] = {}
-        needs_copy, packed = copy_test(cut), packed_roots(cut)
+        needs_copy, packed = copy_test(cut), cut.stored
         values = self._candidates.view.values
 
         def reads(value: Value, by: int) -> None:
@@ -112,7 +111,7 @@ class Stages:
 
     def _wanted(self, cut: Cut) -> dict[int, int]:
         """By value id: the stages that want a copy of a value, as bits of a number."""
-        needs_copy, packed = copy_test(cut), packed_roots(cut)
+        needs_copy, packed = copy_test(cut), cut.stored
         number = {stage.id: i for i, stage in enumerate(self.in_order())}
         wanted: dict[int, int] = {}
         nodes = self._candidates.view.nodes
@@ -131,18 +130,6 @@ class Stages:
         return wanted
 
 
-def packed_roots(cut: Cut) -> frozenset[int]:
-    """Ids of the values that a cut keeps as bits.
-
-    Args:
-        cut: The cut.
-
-    Returns:
-        The ids.
-    """
-    return frozenset(v.id for v in cut.kept if cost.packs(v))
-
-
 def copy_test(cut: Cut) -> Callable[[Value], bool]:
     """Tells what the backward pass can't read as it is.
 
@@ -150,10 +137,10 @@ def copy_test(cut: Cut) -> Callable[[Value], bool]:
         cut: The cut.
 
     Returns:
-        A function of a forward value: whether it is recomputed, or unpacked from bits.
+        A function of a forward value: whether it is recomputed, or unpacked.
     """
-    packed = packed_roots(cut)
-    kept = frozenset(root.id for root in cut.kept) - packed
+    packed = cut.stored
+    kept = frozenset(root.id for root in cut.kept) - packed.keys()
 
     def needs_copy(value: Value) -> bool:
         root = value.storage
@@ -162,7 +149,7 @@ def copy_test(cut: Cut) -> Callable[[Value], bool]:
     return needs_copy
 
 
-def read_by_copy(value: Value, packed: frozenset[int]) -> Sequence[Value]:
+def read_by_copy(value: Value, packed: Container[int]) -> Sequence[Value]:
     """The values that a copy of a value is computed from.
 
     Args:

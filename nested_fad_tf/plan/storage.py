@@ -1,4 +1,4 @@
-"""What a format that derivatives are stored in has to offer."""
+"""What a format that buffers are stored in has to offer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nested_fad_tf.plan.maker import NodeMaker
 
 @dataclasses.dataclass(frozen=True)
 class Extent:
-    """How large a derivative is.
+    """How large a tensor is.
 
     Attributes:
         dtype: Its dtype.
@@ -49,15 +49,37 @@ class Extent:
         return math.prod(self.nominal if d is None else d for d in dims)
 
 
-class Format(Protocol):
-    """A way to store floating-point numbers in fewer bytes, with a loss.
+def extent_of(value: Value, nominal: int) -> Extent:
+    """How large a value is.
 
-    A number that isn't finite must not come back finite, and zero must come back as zero: it masks.
+    Args:
+        value: A value of a graph.
+        nominal: What stands in for an unknown dimension.
+
+    Returns:
+        Its size.
+    """
+    return Extent(value.dtype, value.shape, value.nbytes // value.dtype.size, nominal)
+
+
+class Format(Protocol):
+    """A way to store a tensor in fewer bytes.
+
+    With a loss or without; a number that isn't finite must not come back finite, and zero must come
+    back as zero: it masks.
     """
 
     @property
     def name(self) -> str:
         """What the report calls it."""
+
+    @property
+    def lossy(self) -> bool:
+        """Whether what comes back differs from what was stored."""
+
+    @property
+    def passes(self) -> int:
+        """What storing and bringing back take, as a number of cheap ops on the tensor."""
 
     def stored_bytes(self, extent: Extent) -> int | None:
         """What a tensor takes.

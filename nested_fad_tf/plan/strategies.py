@@ -17,9 +17,10 @@ STRATEGIES: Mapping[str, Strategy] = {
     "forward_ad": forward_ad.plan,
 }
 
-# Those that keep derivatives, when these may be stored with a loss.
+# The same where what they keep may be stored with a loss.
 LOSSY_STRATEGIES: Mapping[str, Strategy] = {
     "auto": lossy.plan,
+    "recompute": lossy.plan,
     "forward_ad": forward_ad.plan,
 }
 
@@ -28,10 +29,10 @@ def strategy_of(options: Options) -> Strategy:
     """The strategy that the options ask for.
 
     Args:
-        options: The strategy's name, and the precision.
+        options: The strategy's name, and what may be lossy.
 
     Returns:
         What makes the plan.
     """
-    table = STRATEGIES if options.precision == "exact" else LOSSY_STRATEGIES
+    table = LOSSY_STRATEGIES if options.lossy else STRATEGIES
     return table[options.strategy]

@@ -23,7 +23,9 @@ _READ_BY_CHAIN = "read by the gradient of an op of a chain"
 _LEFT_ALONE = "nothing less would do for this chain's gradient"
 _RESIDUAL = "what this chain's gradient is computed from"
 _DERIVATIVE = "computed in the forward pass for this chain's gradient"
-_EXACT_OUTSIDE = "differentiated from outside: what is kept is exact there, whatever the precision"
+_EXACT_OUTSIDE = (
+    "differentiated from outside: what is kept is exact there, whatever the options say"
+)
 _LONGEST_WHY = 240
 
 
@@ -160,7 +162,7 @@ def from_outside_plan(
         seconds=seconds,
         nominal_size=view.nominal if unknown else None,
         kept_before=_largest_first(kept_before),
-        note=_EXACT_OUTSIDE if options.precision != "exact" and plan.residuals else "",
+        note=_EXACT_OUTSIDE if options.lossy and plan.residuals else "",
     )
 
 

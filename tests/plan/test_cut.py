@@ -155,8 +155,8 @@ def test_a_mask_is_kept_at_an_eighth_of_its_bytes():
     assert kept(cut) == ["Less:0"]
     (mask,) = cut.kept
     assert mask.nbytes == 128 * 128
-    assert cost.packs(mask)
-    assert cost.stored_bytes(mask) == 128 * 128 // 8
+    assert cut.stored[mask.id].name == "bits"
+    assert candidates.stored_bytes(mask) == 128 * 128 // 8
 
 
 @pytest.mark.parametrize(
@@ -166,15 +166,15 @@ def test_a_mask_is_kept_at_an_eighth_of_its_bytes():
 def test_which_masks_are_packed(shape, packs):
     candidates = candidates_of(lambda x: x > 0.0, tf.TensorSpec(shape))
     mask = node(candidates.view, "Greater").outputs[0]
-    assert cost.packs(mask) == packs
+    assert (candidates.format_of(mask) is not None) == packs
     expected = -(-mask.nbytes // 8) if packs else mask.nbytes
-    assert cost.stored_bytes(mask) == expected
+    assert candidates.stored_bytes(mask) == expected
 
 
 def test_only_masks_of_a_known_rank_are_packed():
     candidates = candidates_of(lambda x: (x > 0.0, tf.tanh(x)), tf.TensorSpec(None))
-    assert not cost.packs(node(candidates.view, "Greater").outputs[0])
-    assert not cost.packs(node(candidates.view, "Tanh").outputs[0])
+    assert candidates.format_of(node(candidates.view, "Greater").outputs[0]) is None
+    assert candidates.format_of(node(candidates.view, "Tanh").outputs[0]) is None
 
 
 def test_a_mask_is_not_recomputed_from_its_random_numbers():
@@ -224,11 +224,13 @@ def test_compiled_groups_make_recomputing_cheaper_and_keeping_dearer():
     assert apart == pytest.approx(0.4 * SIZE)
     assert cost.recompute_price(tanh, value, True, prices) == pytest.approx(0.1 * SIZE)
     product = node(candidates.view, "mul")
-    assert cost.keep_price(value, False, [product], prices) == SIZE
-    assert cost.keep_price(value, True, [product], prices) == pytest.approx(1.04 * SIZE)
+    assert cost.keep_price(value, value.nbytes, 0, False, [product], prices) == SIZE
+    assert cost.keep_price(value, value.nbytes, 0, True, [product], prices) == pytest.approx(
+        1.04 * SIZE
+    )
     # A matrix product reads it from memory in any case.
     readers = [product, nodes(candidates.view, "MatMul")[1]]
-    assert cost.keep_price(value, True, readers, prices) == SIZE
+    assert cost.keep_price(value, value.nbytes, 0, True, readers, prices) == SIZE
 
 
 def test_narrow_results_of_wide_inputs_cost_what_they_read():

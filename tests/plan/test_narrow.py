@@ -186,10 +186,10 @@ def step_of(activation, depth=4):
 @pytest.mark.parametrize("precision", LOSSY)
 def test_outputs_are_kept_as_they_are_and_derivatives_narrow(activation, precision):
     plan = plan_of(step_of(activation), precision)
-    narrow = [keep for keep in plan.kept_after if keep.narrow]
+    narrow = [keep for keep in plan.kept_after if keep.format != "exact"]
     assert [keep.format for keep in narrow] == [precision] * 4
     assert all(keep.why.endswith(f"(kept as {precision}, lossy)") for keep in narrow)
-    rest = [keep for keep in plan.kept_after if not keep.narrow]
+    rest = [keep for keep in plan.kept_after if keep.format == "exact"]
     assert [keep.nbytes for keep in rest] == [SIZE] * 4
     bits = {"bfloat16": 16, "int8": 8, "int4": 4, "int2": 2}[precision]
     assert sum(keep.nbytes for keep in narrow) <= 4 * SIZE * (bits + 0.5) / 32

@@ -19,7 +19,7 @@ OPTIONS = nfad.Options(fuse="ops", min_bytes=64, on_error="raise", strategy="rec
 
 
 def recompute(candidates: Candidates, cut: Cut) -> tuple[Recomputation, Rewrite]:
-    recomputation = Recomputation(Stages(candidates), cut, RewriteBuilder(candidates.view))
+    recomputation = Recomputation(candidates, Stages(candidates), cut)
     recomputation.redirect_readers()
     return recomputation, recomputation.builder.build()
 

@@ -1,0 +1,87 @@
+"""Kept buffers in narrower formats: what `Options.activations` asks for.
+
+Activations that the backward pass reads, or computes something again from, are packed in the
+forward pass and unpacked for it, as in ActNN (Chen et al., arXiv 2104.14129). The minimum cut knows
+what each buffer takes so, and may keep more of them in place of computing them again. The forward
+pass never reads what is unpacked: outputs, the loss and updates that are not made of gradients are
+what they were; gradients are approximate.
+
+Exact stays what is too small, no floating-point number, or computed in the backward pass; what an
+op reads whose result would jump (ops/jumps.py); and what is multiplied with the seed alone: it is
+kept for no time, and would spoil all gradients.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from nested_fad_tf.graph.nodes import Node
+from nested_fad_tf.ops import views
+from nested_fad_tf.ops.jumps import jumps
+from nested_fad_tf.options import Options
+from nested_fad_tf.plan.candidates import Candidates, compares_bits
+from nested_fad_tf.plan.formats import format_of
+from nested_fad_tf.plan.sources import find_awaited
+from nested_fad_tf.plan.storage import Format, extent_of
+
+_JUMPS = "an op reads it whose result would jump if it were a little off"
+
+
+def narrowed(candidates: Candidates, options: Options) -> Candidates:
+    """Lets kept activations be stored with a loss.
+
+    Args:
+        candidates: The buffers of the forward pass.
+        options: In which format; what is too small to bother.
+
+    Returns:
+        The same, with the format of each buffer that may be stored so. What has to stay exact is
+        kept and not computed again: what it would be computed from may be off.
+    """
+    exact = _read_exactly(candidates)
+    formats: dict[int, Format] = {}
+    for root in {v.storage.id: v.storage for v in candidates.view.values}.values():
+        if root.id in exact or candidates.roles.cotangent[root.node.id]:
+            continue
+        if not root.dtype.is_floating or candidates.free[root.id]:
+            continue
+        if candidates.late[root.node.id] and not candidates.is_tied_factor(root.node):
+            continue
+        format = format_of(options.activations, extent_of(root, candidates.view.nominal))
+        if format is not None and root.nbytes >= options.min_bytes:
+            formats[root.id] = format
+    bans = {candidates.view.values[i].node.id: _JUMPS for i in exact}
+    return dataclasses.replace(candidates, formats=formats, bans={**bans, **candidates.bans})
+
+
+def _read_exactly(candidates: Candidates) -> set[int]:
+    """Storage roots that have to be what they were, bit by bit, where they are read again."""
+    view, cotangent = candidates.view, candidates.roles.cotangent
+    awaited = find_awaited(candidates)
+    exact: set[int] = set()
+    for node in view.nodes:
+        if not view.live[node.id] or node.op_type in views.SHAPE_ONLY:
+            continue
+        at_once = cotangent[node.id] and not _waits(node, cotangent, awaited)
+        for index, value in enumerate(node.inputs):
+            root = value.storage
+            if cotangent[root.node.id] or candidates.free[root.id]:
+                continue
+            # A forward op that jumps may be computed again; then it is its result that jumps.
+            if cotangent[node.id] and (at_once or _jumps(node, index)):
+                exact.add(root.id)
+            if compares_bits(node):
+                exact.add(root.id)
+        if not cotangent[node.id] and any(_jumps(node, i) for i in range(len(node.inputs))):
+            exact.update(v.storage.id for v in node.outputs if not candidates.free[v.storage.id])
+    return exact
+
+
+def _waits(node: Node, cotangent: list[bool], awaited: list[bool]) -> bool:
+    """Whether a cotangent that a cotangent op reads has to be waited for."""
+    return any(cotangent[v.node.id] and awaited[v.node.id] for v in node.inputs)
+
+
+def _jumps(node: Node, index: int) -> bool:
+    read, made = ([v.dtype for v in values] for values in (node.inputs, node.outputs))
+    return jumps(node.op_type, read, made, index)
