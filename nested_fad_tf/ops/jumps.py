@@ -48,6 +48,14 @@ TABLE: Final[dict[str, Sequence[int]]] = {
     "SeluGrad": (1,),
 }
 
+# Gradients that only ask where input 1 lies above the first of these numbers and below the second,
+# if there is one: 1 stands for all that do, 0 for all others.
+BOUNDS: Final[dict[str, Sequence[float]]] = {
+    "LeakyReluGrad": (0.0,),
+    "Relu6Grad": (0.0, 6.0),
+    "ReluGrad": (0.0,),
+}
+
 
 def jumps(
     op_type: str, inputs: Sequence[tf.DType], outputs: Sequence[tf.DType], index: int

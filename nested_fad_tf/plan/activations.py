@@ -6,18 +6,20 @@ what each buffer takes so, and may keep more of them in place of computing them 
 pass never reads what is unpacked: outputs, the loss and updates that are not made of gradients are
 what they were; gradients are approximate.
 
-Exact stays what is too small, no floating-point number, or computed in the backward pass; what an
-op reads whose result would jump (ops/jumps.py); and what is multiplied with the seed alone: it is
-kept for no time, and would spoil all gradients.
+The gradient of ReLU and its like only asks where cotangents pass, and is given that as bits. Exact
+stays what is too small, no floating-point number, or computed in the backward pass; what another op
+reads whose result would jump (ops/jumps.py); and what is multiplied with the seed alone: it is kept
+for no time, and would spoil all gradients.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 
 from nested_fad_tf.graph.nodes import Node
 from nested_fad_tf.ops import views
-from nested_fad_tf.ops.jumps import jumps
+from nested_fad_tf.ops.jumps import BOUNDS, jumps
 from nested_fad_tf.options import Options
 from nested_fad_tf.plan.candidates import Candidates, compares_bits
 from nested_fad_tf.plan.formats import format_of
@@ -38,7 +40,8 @@ def narrowed(candidates: Candidates, options: Options) -> Candidates:
         The same, with the format of each buffer that may be stored so. What has to stay exact is
         kept and not computed again: what it would be computed from may be off.
     """
-    exact = _read_exactly(candidates)
+    masked = _masked(candidates)
+    exact = _read_exactly(candidates, masked)
     formats: dict[int, Format] = {}
     for root in {v.storage.id: v.storage for v in candidates.view.values}.values():
         if root.id in exact or candidates.roles.cotangent[root.node.id]:
@@ -51,10 +54,34 @@ def narrowed(candidates: Candidates, options: Options) -> Candidates:
         if format is not None and root.nbytes >= options.min_bytes:
             formats[root.id] = format
     bans = {candidates.view.values[i].node.id: _JUMPS for i in exact}
-    return dataclasses.replace(candidates, formats=formats, bans={**bans, **candidates.bans})
+    needed = {
+        root: [read for read in reads if (read[0].id, read[1]) not in masked]
+        for root, reads in candidates.needed.items()
+    }
+    return dataclasses.replace(
+        candidates,
+        formats=formats,
+        bans={**bans, **candidates.bans},
+        needed={root: reads for root, reads in needed.items() if reads},
+        masked=masked,
+    )
 
 
-def _read_exactly(candidates: Candidates) -> set[int]:
+def _masked(candidates: Candidates) -> dict[tuple[int, int], Sequence[float]]:
+    """Reads that ask where a value lies, with the bounds: see `Candidates.masked`."""
+    masked: dict[tuple[int, int], Sequence[float]] = {}
+    for reads in candidates.needed.values():
+        for node, index in reads:
+            value = node.inputs[index]
+            # What is known in the forward pass alone can be asked there.
+            if index == 1 and node.op_type in BOUNDS and not candidates.late[value.node.id]:
+                masked[node.id, index] = BOUNDS[node.op_type]
+    return masked
+
+
+def _read_exactly(
+    candidates: Candidates, masked: Mapping[tuple[int, int], Sequence[float]]
+) -> set[int]:
     """Storage roots that have to be what they were, bit by bit, where they are read again."""
     view, cotangent = candidates.view, candidates.roles.cotangent
     awaited = find_awaited(candidates)
@@ -65,7 +92,7 @@ def _read_exactly(candidates: Candidates) -> set[int]:
         at_once = cotangent[node.id] and not _waits(node, cotangent, awaited)
         for index, value in enumerate(node.inputs):
             root = value.storage
-            if cotangent[root.node.id] or candidates.free[root.id]:
+            if cotangent[root.node.id] or candidates.free[root.id] or (node.id, index) in masked:
                 continue
             # A forward op that jumps may be computed again; then it is its result that jumps.
             if cotangent[node.id] and (at_once or _jumps(node, index)):

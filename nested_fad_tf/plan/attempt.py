@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from nested_fad_tf.graph.nodes import Value
 from nested_fad_tf.options import Options
 from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.cut import Cut
@@ -24,12 +25,14 @@ class Attempt:
         rewrite: What brings it about.
         lifetimes: Those of the rewritten graph.
         seconds: The price of what is computed again, as bytes: see plan/cost.py.
+        masks: What is kept beside what the cut keeps: see plan/masks.py.
     """
 
     cut: Cut
     rewrite: Rewrite
     lifetimes: Lifetimes
     seconds: float
+    masks: tuple[Value, ...]
 
     @property
     def price(self) -> float:
@@ -62,4 +65,4 @@ def attempt(
     if cut.recomputed or cut.spans:
         fold_shapes(candidates, builder)
     rewrite, lifetimes = grouped(candidates, builder.build(), options)
-    return Attempt(cut, rewrite, lifetimes, seconds)
+    return Attempt(cut, rewrite, lifetimes, seconds, tuple(recomputation.masks.kept))

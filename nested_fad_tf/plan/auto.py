@@ -29,6 +29,7 @@ _RAISE = 1.5
 _COPIES_EACH = 4
 # Bytes alone decide in "recompute"; a little is charged so that nothing is recomputed for nothing.
 _NEARLY_FREE = 0.05
+_MASK = "where a gradient passes, which is all that it asks for (kept as bits)"
 
 
 def plan(candidates: Candidates, options: Options) -> Plan:
@@ -53,6 +54,7 @@ def plan(candidates: Candidates, options: Options) -> Plan:
         return nothing(candidates, options.strategy, before, note=note)
     kept_before = tuple(Keep(v, "read by the backward pass") for v in candidates.kept_today)
     kept = tuple(_keep(candidates, best.cut, value) for value in best.cut.kept)
+    kept += tuple(Keep(mask, _MASK, "bits") for mask in best.masks)
     decisions = tuple(_decide(chain, best.cut) for chain in find_chains(candidates))
     return Plan(
         options.strategy, best.rewrite, kept_before, kept, decisions, before, best.lifetimes,

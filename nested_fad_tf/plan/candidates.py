@@ -7,7 +7,7 @@ is alive anyway, whether it may be computed again, and which cotangent ops read 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from nested_fad_tf.graph.nodes import Node, Value
 from nested_fad_tf.graph.roles import Roles
@@ -43,6 +43,8 @@ class Candidates:
         prices: What it takes to compute something again on the device at hand.
         formats: By storage root's value id: the lossy format in which it is stored if it is kept;
             see plan/activations.py.
+        masked: Reads of cotangent ops, by node id and input, that only ask where a value lies
+            between bounds, and are given no more: no decision is taken about them.
     """
 
     view: GraphView
@@ -55,6 +57,7 @@ class Candidates:
     fused: bool
     prices: Prices
     formats: Mapping[int, Format] = dataclasses.field(default_factory=dict)
+    masked: Mapping[tuple[int, int], Sequence[float]] = dataclasses.field(default_factory=dict)
 
     def is_free(self, value: Value) -> bool:
         """Whether a value can be read in the backward pass at no price."""

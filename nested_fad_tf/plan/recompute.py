@@ -21,6 +21,7 @@ later stage, and no stage's cotangent depends on its own copies.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -33,6 +34,7 @@ from nested_fad_tf.plan.cut import Cut, Span
 from nested_fad_tf.plan.gates import Gates
 from nested_fad_tf.plan.lower import Lowering
 from nested_fad_tf.plan.maker import NodeMaker
+from nested_fad_tf.plan.masks import Masks
 from nested_fad_tf.plan.prompt import Prompt
 from nested_fad_tf.plan.rewrite import RewriteBuilder
 from nested_fad_tf.plan.stages import Stages, copy_test, read_by_copy
@@ -85,6 +87,7 @@ class Recomputation:
 
     Attributes:
         builder: Where the copies go.
+        masks: What is kept for reads that ask for no more.
     """
 
     def __init__(self, candidates: Candidates, stages: Stages, cut: Cut) -> None:
@@ -95,6 +98,10 @@ class Recomputation:
         self._prompt = Prompt(candidates, self.builder)
         # By the id of a value that isn't kept as it is: what is kept for it.
         self._packed: dict[int, tuple[Value, ...]] = {}
+        # Of what is kept as it is nobody needs a mask.
+        self._wide = {root.id for root in cut.kept} - cut.stored.keys()
+        self._masked = candidates.masked
+        self.masks = Masks(self.builder, self._prompt)
         self._needs_copy = copy_test(cut)
         self._scopes: dict[int, _Scope] = {}  # by a stage's node id
         self._spans = {id: span for span in cut.spans for id in span.stages}
@@ -107,7 +114,13 @@ class Recomputation:
         for node_id, stage in self._stages.of.items():
             node, scope = nodes[node_id], self._scope_of(stage)
             for index, value in enumerate(node.inputs):
-                if scope.home(value) is not None:
+                bounds = self._masked.get((node_id, index))
+                if bounds is not None:
+                    if value.storage.id not in self._wide:
+                        hold = functools.partial(scope.hold, gates=self._gates)
+                        mask = self.masks.read(value, bounds, hold)
+                        self.builder.redirect(node, index, mask)
+                elif scope.home(value) is not None:
                     self.builder.redirect(node, index, self._copy_for(value, scope))
         self._gates.close(self._stages.ends)
 

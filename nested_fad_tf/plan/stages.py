@@ -98,7 +98,7 @@ class Stages:
                 reads(source, by)
         number = {stage.id: i for i, stage in enumerate(stages)}
         for node_id, stage in self.of.items():
-            for value in self._candidates.view.nodes[node_id].inputs:
+            for value in self._decided(node_id):
                 reads(value, 1 << number[stage.id])
         return {
             root: [stage for i, stage in enumerate(stages) if by >> i & 1]
@@ -109,6 +109,11 @@ class Stages:
         """The stages, in the order in which they are traced and run."""
         return sorted({stage.id: stage for stage in self.of.values()}.values(), key=_id)
 
+    def _decided(self, node_id: int) -> Sequence[Value]:
+        """What a node reads that a cut decides about."""
+        inputs, masked = self._candidates.view.nodes[node_id].inputs, self._candidates.masked
+        return [value for i, value in enumerate(inputs) if (node_id, i) not in masked]
+
     def _wanted(self, cut: Cut) -> dict[int, int]:
         """By value id: the stages that want a copy of a value, as bits of a number."""
         needs_copy, packed = copy_test(cut), cut.stored
@@ -116,7 +121,7 @@ class Stages:
         wanted: dict[int, int] = {}
         nodes = self._candidates.view.nodes
         for node_id, stage in self.of.items():
-            for value in nodes[node_id].inputs:
+            for value in self._decided(node_id):
                 if needs_copy(value):
                     wanted[value.id] = wanted.get(value.id, 0) | 1 << number[stage.id]
         for node in reversed(nodes):
