@@ -12,6 +12,7 @@ def test_defaults_are_those_of_the_documentation():
         "strategy": "auto",
         "fuse": "auto",
         "precision": "exact",
+        "activations": "exact",
         "budget": None,
         "min_bytes": 65536,
         "on_error": "fallback",
@@ -42,6 +43,7 @@ def test_replace_leaves_the_original_alone():
         ("strategy", None, "'auto', 'forward_ad', 'recompute'"),
         ("fuse", "jit", "'auto', 'xla', 'ops'"),
         ("precision", "float8", "'exact', 'bfloat16', 'int8', 'int4', 'int2'"),
+        ("activations", "float8", "'exact', 'bfloat16', 'int8', 'int4', 'int2'"),
         ("on_error", "ignore", "'fallback', 'raise'"),
         ("verify", 1, "True, False"),
         ("min_bytes", -1, "integers of at least 0"),
@@ -85,9 +87,9 @@ def test_a_lossy_precision_needs_a_strategy_that_keeps_derivatives(precision, st
 
 @pytest.mark.parametrize("precision", LOSSY)
 def test_gradients_that_differ_on_purpose_are_not_verified(precision):
-    with pytest.raises(OptionsError, match="verify once with precision='exact'"):
+    with pytest.raises(OptionsError, match="verify once with everything 'exact'"):
         Options(precision=precision, verify=True)
-    with pytest.raises(OptionsError, match="verify once with precision='exact'"):
+    with pytest.raises(OptionsError, match="verify once with everything 'exact'"):
         Options(precision=precision).replace(verify=True)
 
 
@@ -137,7 +139,7 @@ def test_presets_say_what_their_names_promise():
     assert Options.preset("exact") == Options()
     assert Options.preset("paper").strategy == "forward_ad"
     assert Options.preset("recompute").strategy == "recompute"
-    assert Options.preset("lossy_int8") == Options(precision="int8")
+    assert Options.preset("lossy_int8") == Options(precision="int8", activations="int8")
     low_memory = Options.preset("low_memory")
     assert low_memory.strategy == "auto"
     assert low_memory.min_bytes < Options().min_bytes

@@ -7,7 +7,7 @@ are variables of the model or its optimizer, and are put back before every call.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +51,8 @@ class GradientsRow:
         control_difference: The largest difference between two plain calls: the noise.
         state_difference: The largest difference of what the step updates beside the weights, such
             as the moving averages of a batch normalization.
+        norm_difference: The norm of the difference of all gradients together, as a part of theirs.
+        cosine: The cosine between them.
         differences: The ten largest differences by the variable's path.
         sensitivities: How far those gradients move by one unit in the last place of the weights.
     """
@@ -68,6 +70,8 @@ class GradientsRow:
     worst_excess: float
     control_difference: float
     state_difference: float
+    norm_difference: float
+    cosine: float
     differences: dict[str, float]
     sensitivities: dict[str, float]
 
@@ -126,6 +130,7 @@ def gradients_row(
     with peers.refusing(model, strategy, f"gradients, {dtype}"):
         found = _Gradients(model, strategy, how, dtype, plain.paths).run()
     differences = _differences(expected.gradients, found.gradients)
+    norm_difference, cosine = _as_vectors(expected.gradients, found.gradients)
     worst = max(differences, key=differences.__getitem__)
     nudged = [_differences(expected.gradients, plain.run(seed).gradients) for seed in _NUDGES]
     sensitivities = {path: max(n[path] for n in nudged) for path in expected.gradients}
@@ -148,9 +153,24 @@ def gradients_row(
         ),
         control_difference=max(_differences(expected.gradients, again.gradients).values()),
         state_difference=max(_differences(expected.state, found.state).values(), default=0.0),
+        norm_difference=norm_difference,
+        cosine=cosine,
         differences={path: differences[path] for path in largest},
         sensitivities={path: sensitivities[path] for path in largest},
     )
+
+
+def _as_vectors(
+    expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]
+) -> tuple[float, float]:
+    """How far apart all gradients together are, as a part of their norm, and the cosine."""
+    wanted, got = (
+        np.concatenate([g[path].ravel().astype(np.float64) for path in expected])
+        for g in (expected, found)
+    )
+    norm = np.linalg.norm(wanted)
+    cosine = wanted @ got / (norm * np.linalg.norm(got))
+    return float(np.linalg.norm(got - wanted) / norm), float(cosine)
 
 
 @dataclass(frozen=True)

@@ -284,6 +284,7 @@ _COLUMNS: dict[str, list[Column]] = {
         ("determined", lambda row: f"{row.worst_determined:.1e}"),
         ("others", lambda row: f"{row.undetermined}, {row.worst_excess:.1f}x"),
         ("plain twice", lambda row: f"{row.control_difference:.1e}"),
+        ("all as one", lambda row: f"{row.norm_difference:.1e}"),
         ("averages", lambda row: f"{row.state_difference:.1e}"),
     ],
     "losses": [
