@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         UnsupportedVersionError,
         VerificationError,
     )
+    from nested_fad_tf.fronts import BudgetPoint, Budgets, budgets
     from nested_fad_tf.functions import Function, Session, explain, function, rewrite, rewriting
     from nested_fad_tf.integrations import keras, saved_model, tensorboard
     from nested_fad_tf.options import Options
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from nested_fad_tf.report.summary import Kept, Report
 
 __all__ = [
+    "BudgetPoint",
+    "Budgets",
     "CostsError",
     "Function",
     "Kept",
@@ -43,6 +46,7 @@ __all__ = [
     "Session",
     "UnsupportedVersionError",
     "VerificationError",
+    "budgets",
     "explain",
     "function",
     "keras",
@@ -59,6 +63,8 @@ __all__ = [
 # importing the submodule sets the package's attribute, which would then be the module. That is why
 # nfad.function lives in functions.py.
 _HOMES = {
+    "BudgetPoint": "fronts",
+    "Budgets": "fronts",
     "CostsError": "errors",
     "Function": "functions",
     "Kept": "report.summary",
@@ -71,6 +77,7 @@ _HOMES = {
     "Session": "functions",
     "UnsupportedVersionError": "errors",
     "VerificationError": "errors",
+    "budgets": "fronts",
     "explain": "functions",
     "function": "functions",
     "measure": "report.memory",

@@ -255,10 +255,23 @@ def explain(
     if reason := versions.warn_if_unsupported():
         name = getattr(fn, "__name__", "function")
         return unchanged(name, reason, options.strategy, 0, 0.0)
+    return pipeline.rewrite_graph(trace(fn, args, kwargs), options, apply=False)
+
+
+def trace(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Traces a function as it is, to look at.
+
+    Args:
+        fn: What `traceable` takes.
+        args: Its arguments.
+        kwargs: The same, by name.
+
+    Returns:
+        The `FuncGraph`.
+    """
     python_function, args, kwargs = traceable(fn, args, kwargs)
     with tracing.observing(None):
-        graph = tf.function(python_function).get_concrete_function(*args, **kwargs).graph
-    return pipeline.rewrite_graph(graph, options, apply=False)
+        return tf.function(python_function).get_concrete_function(*args, **kwargs).graph
 
 
 class Session:

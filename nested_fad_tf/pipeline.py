@@ -116,11 +116,20 @@ def _rewrite(
     plan = make_plan(view, roles, options)
     if watch is not None:
         watch(view)
+    if apply:
+        _warn_if_short(view, plan, options)
     if apply and plan.rewrite:
         edit.redirect(simplified)
         edit.apply(graph, view, plan.rewrite, compiled=options.fuse != "ops")
         _inliner.rewritten(graph)
     return building.from_plan(view, plan, roles, time.perf_counter() - start)
+
+
+def _warn_if_short(view: GraphView, plan: Plan, options: Options) -> None:
+    """Warns if a budget is not met; the note says what stands in the way."""
+    limit = options.budget_bytes(plan.before.peak_bytes)
+    if limit is not None and plan.after.peak_bytes > limit:
+        logging.warning("nested_fad_tf: %s: %s", view.name, plan.note)
 
 
 def _unchanged(graph: Any, reason: str, options: Options, start: float) -> Report:

@@ -65,8 +65,10 @@ def test_what_is_enough_without_is_left_to_the_cut():
 
 
 def test_a_budget_that_nothing_meets(caplog):
+    rewritten = nfad.function(step, options=OPTIONS.replace(budget=1))
     with caplog.at_level("WARNING", logger="absl"):
-        report = report_of(1)
+        rewritten.get_concrete_function(X)
+    (report,) = rewritten.reports
     assert "is not met: the least that was found is" in report.note
     assert "are alive" in report.note and "Gelu" in report.note
     assert report.note in caplog.text

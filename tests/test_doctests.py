@@ -16,7 +16,7 @@ _PUBLIC_MODULES = [
     value for name in nfad.__all__ if isinstance(value := getattr(nfad, name), types.ModuleType)
 ]
 # What is made by the package, raised by it, or shown where it is made.
-_NEED_NO_EXAMPLE = {"Function", "Session", "Kept", "Measurement"}
+_NEED_NO_EXAMPLE = {"BudgetPoint", "Budgets", "Function", "Session", "Kept", "Measurement"}
 
 
 def _modules_with_examples():

@@ -24,8 +24,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
-from absl import logging
-
 from nested_fad_tf.graph.nodes import Node, Value
 from nested_fad_tf.graph.roles import Role
 from nested_fad_tf.options import Options
@@ -54,6 +52,8 @@ _PATIENCE = (16.0, 256.0)
 _STEP = 0.97
 # Measured peaks are off the simulated ones by a few percent: so much is left to them, if it can be.
 MARGIN = 0.95
+# In the notes, what stands before how a budget is met, or why it isn't.
+MET, MISSED = " is met by ", " is not met: "
 _MIB = 2**20
 _SHOWN = 3
 
@@ -127,10 +127,8 @@ def fit(
             break
     asked = f"the budget of {limit / _MIB:.1f} MiB"
     if met is not None:
-        return met.attempt, f"{asked} is met by {_how(met, families[0].forward_price)}"
-    note = f"{asked} is not met: {_what_is_least(least)}"
-    logging.warning("nested_fad_tf: %s: %s", candidates.view.name, note)
-    return least, note
+        return met.attempt, asked + MET + _how(met, families[0].forward_price)
+    return least, asked + MISSED + _what_is_least(least)
 
 
 def _tries(
