@@ -88,7 +88,7 @@ class Comparison:
         models = [example.make_model(data) for _ in range(2)]
         for original, copy in zip(models[0].variables, models[1].variables, strict=True):
             copy.assign(original)
-        steps = [_training_step(model, example.learning_rate) for model in models]
+        steps = [training_step(model, example.learning_rate) for model in models]
         self.plain = Version(models[0], tf.function(steps[0]))
         self.rewritten = Version(models[1], nfad.function(steps[1], options=options))
 
@@ -140,17 +140,7 @@ class Comparison:
         Args:
             version: One of the two.
         """
-        signature = tf.TensorSpec([None, *self._data.test_x.shape[1:]], self._data.test_x.dtype)
-
-        @tf.function(input_signature=[signature])
-        def predict(x: Any) -> Any:
-            return tf.argmax(version.model(x, training=False), axis=-1)
-
-        hits = []
-        for start in range(0, min(len(self._data.test_x), _TEST_LIMIT), _TEST_BATCH):
-            part = slice(start, start + _TEST_BATCH)
-            hits.append(np.ravel(predict(self._data.test_x[part]) == self._data.test_y[part]))
-        return float(np.mean(np.concatenate(hits)))
+        return accuracy(version.model, self._data)
 
     def time_ratios(self) -> list[float]:
         """Returns rewritten time over plain time, for every pair of steps after warming up."""
@@ -163,8 +153,13 @@ class Comparison:
         return [abs(plain - rewritten) for plain, rewritten in pairs]
 
 
-def _training_step(model: Any, learning_rate: float) -> Callable[[Any, Any], Any]:
-    """Returns an ordinary training step, as a user would write it under tf.function."""
+def training_step(model: Any, learning_rate: float) -> Callable[[Any, Any], Any]:
+    """Returns an ordinary training step, as a user would write it under tf.function.
+
+    Args:
+        model: What it trains.
+        learning_rate: Of Adam.
+    """
     optimizer = keras.optimizers.Adam(learning_rate)
     # Creating the slots inside the step would trace it twice.
     optimizer.build(model.trainable_variables)
@@ -179,3 +174,23 @@ def _training_step(model: Any, learning_rate: float) -> Callable[[Any, Any], Any
         return loss
 
     return train_step
+
+
+def accuracy(model: Any, data: Dataset) -> float:
+    """Returns the share of test labels that a model predicts correctly.
+
+    Args:
+        model: Maps inputs to logits.
+        data: What to test on.
+    """
+    signature = tf.TensorSpec([None, *data.test_x.shape[1:]], data.test_x.dtype)
+
+    @tf.function(input_signature=[signature])
+    def predict(x: Any) -> Any:
+        return tf.argmax(model(x, training=False), axis=-1)
+
+    hits = []
+    for start in range(0, min(len(data.test_x), _TEST_LIMIT), _TEST_BATCH):
+        part = slice(start, start + _TEST_BATCH)
+        hits.append(np.ravel(predict(data.test_x[part]) == data.test_y[part]))
+    return float(np.mean(np.concatenate(hits)))
