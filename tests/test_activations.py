@@ -5,48 +5,30 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
+from perceptrons import (
+    ACTIVATIONS,
+    BATCH,
+    DEPTH,
+    LOSSY,
+    UNIT,
+    WIDTH,
+    arguments,
+    relative_error,
+    step_of,
+)
 from traced import mish, numbers
 
 import nested_fad_tf as nfad
 
-BATCH, WIDTH, DEPTH = 512, 256, 6
-LOSSY = ["bfloat16", "int8", "int4", "int2"]
 # Largest error of the gradient as a part of its norm.
 ERROR = {"bfloat16": 0.005, "int8": 0.02, "int4": 0.2, "int2": 0.9}
 # Kept for each activation at most, in tensors of its size; plain TensorFlow keeps 2 to 5.
 KEPT = {"bfloat16": 0.7, "int8": 0.45, "int4": 0.35, "int2": 0.25}
-ACTIVATIONS = {"gelu": tf.nn.gelu, "mish": mish, "silu": tf.nn.silu}
-
-
-def step_of(activation):
-    def step(x, *weights):
-        with tf.GradientTape() as tape:
-            tape.watch(weights)
-            y = x
-            for w in weights:
-                y = activation(y @ w)
-            loss = tf.reduce_mean(tf.matmul(y, weights[0], transpose_b=True) * x)
-        return loss, tape.gradient(loss, weights)
-
-    return step
-
-
-def arguments(dtype=tf.float32):
-    weights = [numbers(WIDTH, WIDTH, seed=i, scale=1.5 * WIDTH**-0.5) for i in range(DEPTH)]
-    return [tf.cast(t, dtype) for t in (numbers(BATCH, WIDTH, seed=99), *weights)]
 
 
 def options_of(activations, **changes):
     chosen = nfad.Options(activations=activations, min_bytes=4096, on_error="raise")
     return chosen.replace(**changes)
-
-
-def relative_error(actual, expected):
-    actual, expected = (
-        np.concatenate([np.ravel(np.asarray(g, np.float64)) for g in gradients])
-        for gradients in (actual, expected)
-    )
-    return np.linalg.norm(actual - expected) / np.linalg.norm(expected)
 
 
 def formats_of(report):
@@ -65,8 +47,7 @@ def test_the_loss_is_the_same_and_gradients_are_close(name, precision):
     assert 0 < relative_error(gradients, plain) < ERROR[precision]
     report = rewritten.reports[-1]
     assert precision in formats_of(report)
-    unit = BATCH * WIDTH * 4
-    assert report.kept_bytes_after < KEPT[precision] * DEPTH * unit
+    assert report.kept_bytes_after < KEPT[precision] * DEPTH * UNIT
 
 
 @pytest.mark.parametrize("strategy", ["auto", "recompute"])
@@ -82,7 +63,7 @@ def test_less_memory_is_measured(strategy):
 
 @pytest.mark.parametrize("dtype", [tf.float64, tf.bfloat16])
 def test_other_dtypes(dtype):
-    step, args = step_of(tf.nn.gelu), arguments(dtype)
+    step, args = step_of(tf.nn.gelu), arguments(dtype=dtype)
     rewritten = nfad.function(step, options=options_of("int4"))
     loss, gradients = rewritten(*args)
     plain_loss, plain = tf.function(step)(*args)

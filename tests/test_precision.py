@@ -5,20 +5,27 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
+from perceptrons import (
+    ACTIVATIONS,
+    BATCH,
+    DEPTH,
+    LOSSY,
+    UNIT,
+    WIDTH,
+    arguments,
+    error_and_cosine,
+    step_of,
+)
 from traced import mish, numbers
 
 import nested_fad_tf as nfad
 from nested_fad_tf import testing
 
-BATCH, WIDTH, DEPTH = 512, 256, 6
-UNIT = BATCH * WIDTH * 4
-LOSSY = ["bfloat16", "int8", "int4", "int2"]
 # Largest error of the gradient as a part of its norm, and its cosine with the exact one.
 ERROR = {"bfloat16": 0.004, "int8": 0.01, "int4": 0.1, "int2": 0.7}
 COSINE = {"bfloat16": 0.9999, "int8": 0.9999, "int4": 0.99, "int2": 0.8}
 # Kept tensors per activation: its output, and its derivative.
 KEPT = {"bfloat16": 1.55, "int8": 1.3, "int4": 1.17, "int2": 1.1}
-ACTIVATIONS = {"gelu": tf.nn.gelu, "mish": mish, "silu": tf.nn.silu}
 
 
 @pytest.fixture
@@ -29,38 +36,10 @@ def as_written():
     tf.config.optimizer.set_experimental_options({"remapping": True})
 
 
-def step_of(activation):
-    def step(x, *weights):
-        with tf.GradientTape() as tape:
-            tape.watch(weights)
-            y = x
-            for w in weights:
-                y = activation(y @ w)
-            loss = tf.reduce_mean(tf.matmul(y, weights[0], transpose_b=True) * x)
-        return loss, tape.gradient(loss, weights)
-
-    return step
-
-
-def arguments(batch=BATCH, dtype=tf.float32):
-    weights = [numbers(WIDTH, WIDTH, seed=i, scale=1.5 * WIDTH**-0.5) for i in range(DEPTH)]
-    return [tf.cast(t, dtype) for t in (numbers(batch, WIDTH, seed=99), *weights)]
-
-
 def options_of(precision, **changes):
     return nfad.Options(
         strategy="forward_ad", precision=precision, min_bytes=4096, on_error="raise"
     ).replace(**changes)
-
-
-def flat(gradients):
-    return np.concatenate([np.ravel(np.asarray(g, np.float64)) for g in gradients])
-
-
-def error_and_cosine(actual, expected):
-    a, e = flat(actual), flat(expected)
-    norm = np.linalg.norm
-    return norm(a - e) / norm(e), a @ e / (norm(a) * norm(e))
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)

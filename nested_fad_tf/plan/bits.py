@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import numpy as np
 import tensorflow as tf
@@ -29,20 +30,10 @@ _OWN_BIT = np.array(0x8040201008040201, np.uint64)
 class Bits:
     """One bit for each boolean."""
 
-    @property
-    def name(self) -> str:
-        """What the report calls it."""
-        return "bits"
-
-    @property
-    def lossy(self) -> bool:
-        """See `Format`."""
-        return False
-
-    @property
-    def passes(self) -> int:
-        """See `Format`: all of it works on an eighth of the elements."""
-        return 0
+    name: ClassVar[str] = "bits"
+    lossy: ClassVar[bool] = False
+    # All of it works on an eighth of the elements.
+    passes: ClassVar[int] = 0
 
     def stored_bytes(self, extent: Extent) -> int | None:
         """What a tensor takes: see `Format`. The number of its elements must be known to fit."""

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import tensorflow as tf
@@ -45,20 +46,14 @@ class Quantised:
 
     bits: int
 
+    lossy: ClassVar[bool] = True
+    # The range of each row, the codes, and back; groups share what they read.
+    passes: ClassVar[int] = 4
+
     @property
     def name(self) -> str:
         """What the report calls it."""
         return f"int{self.bits}"
-
-    @property
-    def lossy(self) -> bool:
-        """See `Format`."""
-        return True
-
-    @property
-    def passes(self) -> int:
-        """See `Format`: the range of each row, the codes, and back; groups share what they read."""
-        return 4
 
     @property
     def levels(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import tensorflow as tf
 
@@ -24,20 +25,13 @@ class Rounded:
 
     dtype: tf.DType
 
+    lossy: ClassVar[bool] = True
+    passes: ClassVar[int] = 2
+
     @property
     def name(self) -> str:
         """What the report calls it."""
         return str(self.dtype.name)
-
-    @property
-    def lossy(self) -> bool:
-        """See `Format`."""
-        return True
-
-    @property
-    def passes(self) -> int:
-        """See `Format`: two casts."""
-        return 2
 
     def stored_bytes(self, extent: Extent) -> int | None:
         """What a tensor takes: see `Format`."""
