@@ -128,7 +128,9 @@ def test_a_tape_around_the_function(name, rows, options):
     assert report.changed == (before > after) or options.strategy == "forward_ad"
 
 
-@pytest.mark.parametrize("name", ["mish", "norm", "where", "gelu"])
+@pytest.mark.parametrize(
+    "name", ["mish", "where", "gelu", pytest.param("norm", marks=pytest.mark.slow)]
+)
 @BY_STRATEGY
 def test_higher_derivatives(name, options):
     net, x = Net(ACTIVATIONS[name][0]), numbers(ROWS, WIDTH)

@@ -378,7 +378,11 @@ def fine_tune(folder, data):
 
 @pytest.mark.parametrize(
     "name",
-    ["module", "lstm", "bert", pytest.param("convnexttiny", marks=pytest.mark.slow)],
+    [
+        "module",
+        "bert",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("lstm", "convnexttiny")),
+    ],
 )
 def test_fine_tuning_elsewhere(name, tmp_path):
     if name == "bert":

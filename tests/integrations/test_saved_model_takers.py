@@ -56,7 +56,7 @@ def functions(folder):
     return model.meta_graphs[0].graph_def.library.function
 
 
-@pytest.fixture(scope="module", params=["ops", "xla"])
+@pytest.fixture(scope="module", params=["ops", pytest.param("xla", marks=pytest.mark.slow)])
 def folders(request, tmp_path_factory):
     """A model with a function for each case, and its rewrite.
 
