@@ -1,13 +1,18 @@
 """Random training steps give the same results with and without the rewrite."""
 
 import collections
+import dataclasses
+import functools
 
 import hypothesis
+import numpy as np
 import pytest
 import random_graphs
+import tensorflow as tf
 from hypothesis import strategies as st
 
 import nested_fad_tf as nfad
+from nested_fad_tf.plan import lossy
 
 # Found by Hypothesis once and forever: every run tests the same programs.
 SETTINGS = hypothesis.settings(
@@ -69,6 +74,35 @@ def test_compiled_groups_differ_by_rounding_only():
     ]
     counts = check_many(8, options, random_graphs.programs(most=6), forced=True)
     assert counts["changed"] >= 0.5 * counts["all"], counts
+
+
+def test_fewer_bits_change_nothing_but_gradients(monkeypatch):
+    monkeypatch.setattr(lossy, "_is_better", lambda *_: True)
+    counts = collections.Counter()
+
+    @hypothesis.settings(SETTINGS, max_examples=20)
+    @hypothesis.given(random_graphs.programs(), st.sampled_from(["bfloat16", "int8", "int2"]))
+    def check(program, precision):
+        # One tape: else the loss is made of gradients, too.
+        program = dataclasses.replace(program, way="one tape", returns=True, grappler=False)
+        options = nfad.Options(
+            activations=precision, fuse="ops", on_error="raise", min_bytes=program.min_bytes
+        )
+        plain = random_graphs.run(program, tf.function)
+        rewritten = random_graphs.run(program, functools.partial(nfad.function, options=options))
+        names = [name for name in plain.results if name.startswith("call 0")]
+        loss, *gradients, middle, out = names
+        for name in (loss, middle, out):
+            np.testing.assert_array_equal(rewritten.results[name], plain.results[name], name)
+        counts.update(
+            all=1,
+            narrow=any(k.format == precision for r in rewritten.function.reports for k in r.kept),
+            off=any((plain.results[n] != rewritten.results[n]).any() for n in gradients),
+        )
+
+    check()
+    assert counts["narrow"] >= 0.4 * counts["all"], counts
+    assert counts["off"] >= 0.3 * counts["all"], counts
 
 
 def test_a_counterexample_is_a_script_that_runs():
