@@ -10,7 +10,7 @@ import pages
 import pytest
 
 import nested_fad_tf as nfad
-from nested_fad_tf.bench import command, paper
+from nested_fad_tf.bench import command, convergence, largest_batch, paper
 
 _PACKAGE = pages.REPOSITORY / "nested_fad_tf"
 _PAGES = [pages.REPOSITORY / "README.md", *sorted((pages.REPOSITORY / "docs").glob("*.md"))]
@@ -132,6 +132,15 @@ def _marked(file, name):
 def test_the_table_of_peers_is_what_was_measured():
     results = json.loads(pages.read("docs/results/peers.json"))["results"]
     assert _marked("docs/comparison.md", "peers").strip() == command.summary_table(results)
+
+
+def test_what_is_said_of_convergence_and_batches_is_what_was_measured():
+    rows = json.loads(pages.read("docs/results/convergence.json"))["results"]["convergence"]
+    runs = [convergence.Run(**row) for row in rows]
+    assert _marked("docs/results.md", "convergence").strip() == convergence.table(runs)
+    rows = json.loads(pages.read("docs/results/batch.json"))["results"]["batch"]
+    rows = [largest_batch.BatchRow(**row) for row in rows]
+    assert _marked("docs/results.md", "batch").strip() == largest_batch.table(rows)
 
 
 def test_what_is_said_of_the_paper_is_what_was_measured():

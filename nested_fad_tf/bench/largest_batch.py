@@ -151,7 +151,7 @@ def run_largest_batch(
                 continue
             made = (model, version, how.fuse, how.jit_compile)
             rows.append(BatchRow(*made, limit, plain, batch, failed.out))
-    print(command.markdown(rows, _COLUMNS))
+    print(table(rows))
     for row in refused:
         print(f"{row.model}, {row.strategy}: {row.reason}")
     if json_path is not None:
@@ -160,6 +160,18 @@ def run_largest_batch(
             results["refused"] = list(map(dataclasses.asdict, refused))
         command.write(json_path, results)
     return rows
+
+
+def table(rows: Sequence[BatchRow]) -> str:
+    """The largest batches, in Markdown.
+
+    Args:
+        rows: One for each model and version.
+
+    Returns:
+        The table.
+    """
+    return command.markdown(rows, _COLUMNS)
 
 
 def _largest_of(
