@@ -129,9 +129,12 @@ def _marked(file, name):
     return pages.read(file).partition(f"<!-- {name} -->")[2].partition(f"<!-- /{name} -->")[0]
 
 
-def test_the_table_of_peers_is_what_was_measured():
-    results = json.loads(pages.read("docs/results/peers.json"))["results"]
-    assert _marked("docs/comparison.md", "peers").strip() == command.summary_table(results)
+@pytest.mark.parametrize(
+    ("page", "name"), [("docs/comparison.md", "peers"), ("docs/results.md", "activations")]
+)
+def test_summaries_are_what_was_measured(page, name):
+    results = json.loads(pages.read(f"docs/results/{name}.json"))["results"]
+    assert _marked(page, name).strip() == command.summary_table(results)
 
 
 def test_what_is_said_of_convergence_and_batches_is_what_was_measured():
