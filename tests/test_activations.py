@@ -19,6 +19,7 @@ from perceptrons import (
 from traced import mish, numbers
 
 import nested_fad_tf as nfad
+from nested_fad_tf.plan import lossy
 
 # Largest error of the gradient as a part of its norm.
 ERROR = {"bfloat16": 0.005, "int8": 0.02, "int4": 0.2, "int2": 0.9}
@@ -204,6 +205,34 @@ def test_a_budget_is_met_by_fewer_bits_before_products_run_again():
     least = nfad.explain(step, *args, options=options_of("int8", budget=1))
     assert "is not met" in least.note
     assert least.predicted_peak_after <= narrow.predicted_peak_after
+
+
+def test_a_budget_recomputes_nothing_that_has_to_be_exact(monkeypatch):
+    """The gradient of a max-pooling looks for the maximum, and passes to nothing else."""
+    monkeypatch.setattr(lossy, "_is_better", lambda *_: True)
+    x = numbers(4, 32, 32, 16)
+    kernels = [numbers(3, 3, 16, 16, seed=i, scale=0.1) for i in range(6)]
+
+    def step(x, *kernels):
+        with tf.GradientTape() as tape:
+            tape.watch([x, *kernels])
+            y = x
+            for kernel in kernels:
+                y = tf.nn.conv2d(tf.nn.conv2d(y, kernel, 1, "SAME"), kernel, 1, "SAME")
+                y = tf.nn.max_pool2d(y, 2, 1, "SAME")
+            loss = tf.reduce_mean(y)
+        return loss, tape.gradient(loss, [x, *kernels])
+
+    options = options_of("int4", budget=1, min_bytes=1024)
+    rewritten = nfad.function(step, options=options)
+    loss, (of_input, *of_kernels) = rewritten(x, *kernels)
+    plain_loss, (plain_of_input, *plain_of_kernels) = tf.function(step)(x, *kernels)
+    np.testing.assert_allclose(loss, plain_loss, rtol=1e-6)
+    assert relative_error([of_input], [plain_of_input]) < 1e-6
+    assert relative_error(of_kernels, plain_of_kernels) < ERROR["int4"]
+    (report,) = rewritten.reports
+    assert report.changed
+    assert "with activations in int4" in report.note and "unused" not in report.note
 
 
 def test_both_kinds_of_loss_together_take_the_lower_peak():

@@ -27,6 +27,7 @@ from nested_fad_tf.plan.sources import find_awaited
 from nested_fad_tf.plan.storage import Format, extent_of
 
 _JUMPS = "an op reads it whose result would jump if it were a little off"
+_AT_ONCE = "multiplied with the derivative of the loss as soon as that is there"
 
 
 def narrowed(candidates: Candidates, options: Options) -> Candidates:
@@ -53,7 +54,7 @@ def narrowed(candidates: Candidates, options: Options) -> Candidates:
         format = format_of(options.activations, extent_of(root, candidates.view.nominal))
         if format is not None and root.nbytes >= options.min_bytes:
             formats[root.id] = format
-    bans = {candidates.view.values[i].node.id: _JUMPS for i in exact}
+    bans = {candidates.view.values[i].node.id: why for i, why in exact.items()}
     needed = {
         root: [read for read in reads if (read[0].id, read[1]) not in masked]
         for root, reads in candidates.needed.items()
@@ -61,7 +62,7 @@ def narrowed(candidates: Candidates, options: Options) -> Candidates:
     return dataclasses.replace(
         candidates,
         formats=formats,
-        bans={**bans, **candidates.bans},
+        bans={**candidates.bans, **bans},
         needed={root: reads for root, reads in needed.items() if reads},
         masked=masked,
     )
@@ -81,11 +82,11 @@ def _masked(candidates: Candidates) -> dict[tuple[int, int], Sequence[float]]:
 
 def _read_exactly(
     candidates: Candidates, masked: Mapping[tuple[int, int], Sequence[float]]
-) -> set[int]:
-    """Storage roots that have to be what they were, bit by bit, where they are read again."""
+) -> dict[int, str]:
+    """Storage roots that have to be what they were, bit by bit, where they are read again; why."""
     view, cotangent = candidates.view, candidates.roles.cotangent
     awaited = find_awaited(candidates)
-    exact: set[int] = set()
+    exact: dict[int, str] = {}
     for node in view.nodes:
         if not view.live[node.id] or node.op_type in views.SHAPE_ONLY:
             continue
@@ -94,13 +95,14 @@ def _read_exactly(
             root = value.storage
             if cotangent[root.node.id] or candidates.free[root.id] or (node.id, index) in masked:
                 continue
-            # A forward op that jumps may be computed again; then it is its result that jumps.
-            if cotangent[node.id] and (at_once or _jumps(node, index)):
-                exact.add(root.id)
-            if compares_bits(node):
-                exact.add(root.id)
+            # Of a forward op that jumps it is the result that must not be computed again.
+            if compares_bits(node) or (cotangent[node.id] and _jumps(node, index)):
+                exact[root.id] = _JUMPS
+            elif at_once:
+                exact.setdefault(root.id, _AT_ONCE)
         if not cotangent[node.id] and any(_jumps(node, i) for i in range(len(node.inputs))):
-            exact.update(v.storage.id for v in node.outputs if not candidates.free[v.storage.id])
+            made = (v.storage.id for v in node.outputs if not candidates.free[v.storage.id])
+            exact |= dict.fromkeys(made, _JUMPS)
     return exact
 
 

@@ -355,9 +355,9 @@ def relax(candidates: Candidates) -> Candidates:
     """
     view = candidates.view
 
-    def lasts(node: Node) -> bool:
-        always = cost.lasting_ban(view, node)
-        return always is not None or cost.recompute_ban(view, node) is None
+    def lasts(node: Node, why: str) -> bool:
+        # Bans for other reasons than a price are there for what is computed, not for what it takes.
+        return cost.lasting_ban(view, node) is not None or why != cost.recompute_ban(view, node)
 
-    lasting = {i: why for i, why in candidates.bans.items() if lasts(view.nodes[i])}
+    lasting = {i: why for i, why in candidates.bans.items() if lasts(view.nodes[i], why)}
     return dataclasses.replace(candidates, bans=lasting)
