@@ -172,7 +172,7 @@ def test_versions():
     assert options.on_error == "raise"
     assert versions.is_rewrite("auto:budget=0.3")
     assert not any(map(versions.is_rewrite, [versions.PLAIN, *catalog.PEERS]))
-    with pytest.raises(ValueError, match="not of the form option=value"):
+    with pytest.raises(ValueError, match="not of the form name=value"):
         versions.options("auto:budget")
     with pytest.raises(ValueError, match="unknown option 'bugdet'"):
         versions.options("auto:bugdet=1")
