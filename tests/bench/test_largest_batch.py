@@ -7,7 +7,6 @@ import pytest
 
 from nested_fad_tf.bench import largest_batch, request, variants
 from nested_fad_tf.bench.largest_batch import PRECISION, Trial
-from nested_fad_tf.cli import main
 
 MIB = 2**20
 
@@ -78,7 +77,7 @@ def test_what_fails_for_another_reason_is_an_error(monkeypatch):
         largest_batch.run_largest_batch(["relu_mlp"], ["auto"], MIB)
 
 
-def test_the_command(monkeypatch, capsys, tmp_path):
+def test_rows_of_versions_that_run_and_of_one_that_does_not(monkeypatch, capsys, tmp_path):
     """Plain TensorFlow needs 10 MiB an example, a rewritten step 4, and one peer doesn't run."""
 
     def ask(module, asked):
@@ -98,12 +97,9 @@ def test_the_command(monkeypatch, capsys, tmp_path):
 
     monkeypatch.setattr(request, "ask", ask)
     path = tmp_path / "batch.json"
-    arguments = [
-        "--models=relu_mlp:depth=3:batch=16",
-        "--peers=remat_full",
-        "--memory_limit=1000MiB",
-    ]
-    assert main.main(["nested-fad-tf", "bench", *arguments, f"--json={path}"]) == 0
+    model, versions = "relu_mlp:depth=3:batch=16", ["auto", "remat_full"]
+    (row,) = largest_batch.run_largest_batch([model], versions, 1000 * MIB, json_path=path)
+    assert (row.plain_batch, row.batch, row.out) == (100, 250, "OOM when allocating")
     output = capsys.readouterr()
     assert "100 -> 250" in output.out
     assert "2.50x" in output.out

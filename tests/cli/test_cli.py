@@ -265,6 +265,19 @@ def test_bench_refuses_to_calibrate_what_nobody_would_read(capsys):
 
 
 @pytest.mark.usefixtures("started")
+def test_bench_searches_the_largest_batch(monkeypatch):
+    from nested_fad_tf.bench import largest_batch
+
+    seen = []
+    monkeypatch.setattr(largest_batch, "run_largest_batch", lambda *found: seen.append(found))
+    arguments = ["--models=bert:depth=2", "--peers=jit_compile", "--memory_limit=1.5GiB"]
+    assert main.main(["nested-fad-tf", "bench", *arguments]) == 0
+    ((models, versions, limit, how, json_path),) = seen
+    assert (models, versions) == (["bert:depth=2"], ["auto", "jit_compile"])
+    assert (limit, how.fuse, json_path) == (3 * 2**29, "auto", None)
+
+
+@pytest.mark.usefixtures("started")
 def test_bench_sweeps_tradeoffs(monkeypatch):
     from nested_fad_tf.bench import sweep
 
