@@ -9,6 +9,7 @@ from typing import Any
 
 from nested_fad_tf import pipeline
 from nested_fad_tf.functions import trace
+from nested_fad_tf.graph import versions
 from nested_fad_tf.options import Options
 from nested_fad_tf.plan.budget import MET, MISSED
 from nested_fad_tf.report.front import front
@@ -112,6 +113,8 @@ def budgets(
         OptionsError: If the strategy keeps to no budget.
         RewriteError: If planning fails and `options.on_error` is "raise".
     """
+    if reason := versions.warn_if_unsupported():
+        return Budgets(getattr(fn, "__name__", "function"), 0, (), reason)
     options = (options or Options()).replace(budget=None)
     graph = trace(fn, args, kwargs)
     report = pipeline.rewrite_graph(graph, options, apply=False)

@@ -66,6 +66,7 @@ def test_functions_are_left_alone_with_one_warning_and_a_reason(version):
             inside(x)
         rewritten = nfad.rewrite(step, x)
         explained = nfad.explain(step, x)
+        found = nfad.budgets(step, x)
         checked = nfad.testing.assert_same_step(step, x)
     (warning,) = (w for w in caught if "nested_fad_tf" in str(w.message))
     assert warning.category is UserWarning
@@ -78,6 +79,7 @@ def test_functions_are_left_alone_with_one_warning_and_a_reason(version):
     np.testing.assert_array_equal(result, plain(x))
     reports = [*function.reports, *session.reports, *rewritten.reports, explained, checked]
     assert [report.reason for report in reports] == [reason] * 5
+    assert found.obstacle == reason and not found.points
     assert not any(report.changed for report in reports)
 
 

@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 
 import nested_fad_tf as nfad
-from nested_fad_tf.bench import command
+from nested_fad_tf.bench import command, versions
 from nested_fad_tf.examples import comparison, registry
 from nested_fad_tf.report.figures import SERIES, Figure, look
 
@@ -71,7 +71,7 @@ def run(model: str, precision: str, seed: int, steps: int) -> Run:
     data = example.load()
     keras.utils.set_random_seed(seed)
     network = example.make_model(data)
-    options = nfad.Options(activations=precision, min_bytes=_MIN_BYTES, on_error="raise")  # type: ignore[arg-type]
+    options = versions.options(f"auto:activations={precision}:min_bytes={_MIN_BYTES}")
     step = nfad.function(comparison.training_step(network, example.learning_rate), options=options)
     batches = data.batches(example.batch_size, seed)
     losses = [float(step(*map(tf.constant, next(batches)))) for _ in range(steps)]

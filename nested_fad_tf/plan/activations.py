@@ -61,7 +61,7 @@ def narrowed(candidates: Candidates, options: Options) -> Candidates:
     }
     return dataclasses.replace(
         candidates,
-        formats=formats,
+        formats={**candidates.formats, **formats},
         bans={**candidates.bans, **bans},
         needed={root: reads for root, reads in needed.items() if reads},
         masked=masked,

@@ -14,12 +14,14 @@ from nested_fad_tf.graph.nodes import Value
 from nested_fad_tf.options import Options
 from nested_fad_tf.plan import budget, cost
 from nested_fad_tf.plan.attempt import Attempt, attempt
+from nested_fad_tf.plan.bits import BITS
 from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.chains import Chain, find_chains
 from nested_fad_tf.plan.cut import Cut, minimum_cut, recompute_price
 from nested_fad_tf.plan.groups import unchanged
 from nested_fad_tf.plan.plan import Decision, Keep, Plan, nothing, worthwhile
 from nested_fad_tf.plan.stages import Stages
+from nested_fad_tf.plan.storage import Format
 
 # How often the cut is repeated with raised prices, and by how much they rise. Each round costs one
 # simulation.
@@ -29,7 +31,7 @@ _RAISE = 1.5
 _COPIES_EACH = 4
 # Bytes alone decide in "recompute"; a little is charged so that nothing is recomputed for nothing.
 _NEARLY_FREE = 0.05
-_MASK = "where a gradient passes, which is all that it asks for (kept as bits)"
+_MASK = "where a gradient passes, which is all that it asks for"
 
 
 def plan(candidates: Candidates, options: Options) -> Plan:
@@ -54,7 +56,7 @@ def plan(candidates: Candidates, options: Options) -> Plan:
         return nothing(candidates, options.strategy, before, note=note)
     kept_before = tuple(Keep(v, "read by the backward pass") for v in candidates.kept_today)
     kept = tuple(_keep(candidates, best.cut, value) for value in best.cut.kept)
-    kept += tuple(Keep(mask, _MASK, "bits") for mask in best.masks)
+    kept += tuple(_keep_mask(mask) for mask in best.masks)
     decisions = tuple(_decide(chain, best.cut) for chain in find_chains(candidates))
     return Plan(
         options.strategy, best.rewrite, kept_before, kept, decisions, before, best.lifetimes,
@@ -128,8 +130,17 @@ def _keep(candidates: Candidates, cut: Cut, value: Value) -> Keep:
     format = cut.stored.get(value.id)
     if format is None:
         return Keep(value, why)
-    how = f" (kept as {format.name}{', lossy' if format.lossy else ''})"
-    return Keep(value, why + how, format.name, candidates.stored_bytes(value))
+    return Keep(value, why + _kept_as(format), format.name, candidates.stored_bytes(value))
+
+
+def _keep_mask(mask: Value) -> Keep:
+    if mask.dtype.is_bool:
+        return Keep(mask, _MASK)
+    return Keep(mask, _MASK + _kept_as(BITS), BITS.name)
+
+
+def _kept_as(format: Format) -> str:
+    return f" (kept as {format.name}{', lossy' if format.lossy else ''})"
 
 
 def _decide(chain: Chain, cut: Cut) -> Decision:

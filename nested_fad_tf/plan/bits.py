@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from nested_fad_tf.graph.nodes import Value
 from nested_fad_tf.plan.maker import NodeMaker
-from nested_fad_tf.plan.storage import Extent
+from nested_fad_tf.plan.storage import Extent, extent_of
 
 _IN_A_BYTE = 8
 _GATHER = np.array(0x0102040810204080, np.uint64)
@@ -63,6 +63,23 @@ class Bits:
         byte = make.bitcast(own, tf.uint8, (_octets(value), _IN_A_BYTE), "/unpack/bytes")
         boolean = make.cast(byte, tf.bool, "/unpack/bool")
         return make.reshape(boolean, make.shape_of(value, value), value.shape, "/unpack")
+
+
+BITS = Bits()
+
+
+def fits(value: Value, nominal: int) -> bool:
+    """Whether a value can be kept as bits.
+
+    Args:
+        value: A value of a graph.
+        nominal: What stands in for an unknown dimension.
+
+    Returns:
+        Whether it can: see `Bits.stored_bytes`.
+    """
+    # Of strings and resources there is no extent.
+    return value.dtype.is_bool and BITS.stored_bytes(extent_of(value, nominal)) is not None
 
 
 def _octets(value: Value) -> int | None:

@@ -15,12 +15,11 @@ from nested_fad_tf.graph.view import GraphView
 from nested_fad_tf.ops import views
 from nested_fad_tf.ops.exact import exact_readers
 from nested_fad_tf.plan import cost
-from nested_fad_tf.plan.bits import Bits
+from nested_fad_tf.plan.bits import BITS, fits
 from nested_fad_tf.plan.price_files import prices_for
 from nested_fad_tf.plan.prices import Prices
 from nested_fad_tf.plan.storage import Format, extent_of
 
-_BITS = Bits()
 _SAME_BITS = "compared bit by bit with what is computed from it"
 
 
@@ -41,8 +40,8 @@ class Candidates:
         kept_today: Buffers that plain TensorFlow holds from the forward to the backward pass.
         fused: Whether groups of element-wise ops will be compiled, which changes prices.
         prices: What it takes to compute something again on the device at hand.
-        formats: By storage root's value id: the lossy format in which it is stored if it is kept;
-            see plan/activations.py.
+        formats: By storage root's value id: the format in which it is stored if it is kept, for
+            those that aren't kept as they are.
         masked: Reads of cotangent ops, by node id and input, that only ask where a value lies
             between bounds, and are given no more: no decision is taken about them.
     """
@@ -56,24 +55,12 @@ class Candidates:
     kept_today: tuple[Value, ...]
     fused: bool
     prices: Prices
-    formats: Mapping[int, Format] = dataclasses.field(default_factory=dict)
+    formats: Mapping[int, Format]
     masked: Mapping[tuple[int, int], Sequence[float]] = dataclasses.field(default_factory=dict)
 
     def is_free(self, value: Value) -> bool:
         """Whether a value can be read in the backward pass at no price."""
         return self.free[value.storage.id]
-
-    def format_of(self, root: Value) -> Format | None:
-        """How a buffer is stored if it is kept.
-
-        Args:
-            root: A storage root.
-
-        Returns:
-            The format; `None` as it is.
-        """
-        fits = _BITS.stored_bytes(extent_of(root, self.view.nominal)) is not None
-        return self.formats.get(root.id, _BITS if fits else None)
 
     def stored_bytes(self, root: Value) -> int:
         """The bytes that a buffer takes if it is kept.
@@ -84,7 +71,7 @@ class Candidates:
         Returns:
             The size in bytes.
         """
-        format = self.format_of(root)
+        format = self.formats.get(root.id)
         if format is None:
             return root.nbytes
         stored = format.stored_bytes(extent_of(root, self.view.nominal))
@@ -100,8 +87,7 @@ class Candidates:
         Returns:
             Formats by value id.
         """
-        formats = {root.id: self.format_of(root) for root in kept}
-        return {i: format for i, format in formats.items() if format is not None}
+        return {root.id: self.formats[root.id] for root in kept if root.id in self.formats}
 
     def is_tied_factor(self, node: Node) -> bool:
         """Whether a node is a derivative factor that only control inputs tie to the backward pass.
@@ -165,7 +151,8 @@ def find_candidates(
                 needed.setdefault(root.id, []).append((node, index))
     late = _late(view, roles)
     kept_today = _kept_today(view, late, free)
-    return Candidates(view, roles, free, bans, needed, late, kept_today, fused, prices)
+    formats = {v.id: BITS for v in view.values if v.storage is v and fits(v, view.nominal)}
+    return Candidates(view, roles, free, bans, needed, late, kept_today, fused, prices, formats)
 
 
 def _exactly_read(view: GraphView, roles: Roles, free: list[bool]) -> dict[int, str]:

@@ -206,7 +206,7 @@ def recompute_price(candidates: Candidates, node: Node) -> float:
 def _keep_price(candidates: Candidates, root: Value) -> float:
     readers = [reader for reader, _ in candidates.view.consumers[root.id]]
     forward = [reader for reader in readers if not candidates.roles.cotangent[reader.id]]
-    format, stored = candidates.format_of(root), candidates.stored_bytes(root)
+    format, stored = candidates.formats.get(root.id), candidates.stored_bytes(root)
     passes = format.passes if format is not None else 0
     return cost.keep_price(root, stored, passes, candidates.fused, forward, candidates.prices)
 

@@ -41,8 +41,9 @@ def plan(candidates: Candidates, options: Options) -> Plan:
     limit = options.budget_bytes(exact.before.peak_bytes)
     if limit is not None and (_peak(exact) <= limit or min(map(_peak, lossy.values())) > limit):
         exact = auto.plan(candidates, exactly)
-        if _peak(exact) > limit:
-            lossy = _lossy_plans(candidates, options)
+        if _peak(exact) > limit and "activations" in lossy:
+            # Nested forward-mode AD recomputes nothing: no budget makes a difference to it.
+            lossy["activations"] = _with_narrow_activations(candidates, options)
     best = min((p for p in lossy.values() if p.rewrite), key=_peak, default=exact)
     each = [
         f"{_mib(p)} MiB with {_NARROW[how]} in {getattr(options, how)}" for how, p in lossy.items()
@@ -80,13 +81,8 @@ def _with_narrow_activations(candidates: Candidates, options: Options) -> Plan:
     return auto.plan(narrowed(candidates, options), options)
 
 
-def _with_narrow_derivatives(candidates: Candidates, options: Options) -> Plan:
-    """Nested forward-mode AD; it recomputes nothing, so that no budget makes a difference."""
-    return forward_ad.plan(candidates, options.replace(budget=None))
-
-
 _WAYS: Mapping[str, Callable[[Candidates, Options], Plan]] = {
-    "precision": _with_narrow_derivatives,
+    "precision": forward_ad.plan,
     "activations": _with_narrow_activations,
 }
 # What is narrow with each of them.

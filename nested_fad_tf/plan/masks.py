@@ -11,13 +11,10 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 from nested_fad_tf.graph.nodes import Node, Value
-from nested_fad_tf.plan.bits import Bits
+from nested_fad_tf.plan.bits import BITS, fits
 from nested_fad_tf.plan.maker import NodeMaker
-from nested_fad_tf.plan.prompt import Prompt
+from nested_fad_tf.plan.packing import Packing
 from nested_fad_tf.plan.rewrite import RewriteBuilder
-from nested_fad_tf.plan.storage import extent_of
-
-_BITS = Bits()
 
 
 class Masks:
@@ -25,18 +22,18 @@ class Masks:
 
     Args:
         builder: Where the nodes go.
-        prompt: Lets the forward pass wait until a mask is packed.
+        packing: Keeps them.
     """
 
-    def __init__(self, builder: RewriteBuilder, prompt: Prompt) -> None:
+    def __init__(self, builder: RewriteBuilder, packing: Packing) -> None:
         self._builder = builder
-        self._prompt = prompt
-        self._made: dict[tuple[int, Sequence[float]], tuple[Value, Value]] = {}
+        self._packing = packing
+        self._made: dict[tuple[int, Sequence[float]], Value] = {}
 
     @property
     def kept(self) -> list[Value]:
         """What is kept: bits, or booleans whose number is no multiple of 8."""
-        return [kept for _, kept in self._made.values()]
+        return [self._packing.kept(mask) for mask in self._made.values()]
 
     def read(self, value: Value, bounds: Sequence[float], hold: Callable[[Node], None]) -> Value:
         """Adds what the backward pass reads in the place of a value.
@@ -52,32 +49,25 @@ class Masks:
         make = NodeMaker(self._builder, value.node)
         key = value.id, tuple(bounds)
         if key not in self._made:
-            self._made[key] = self._make(make, value, bounds)
-        mask, kept = self._made[key]
-        first = len(self._builder.nodes)
-        boolean = mask if kept is mask else _BITS.unpack(make, (kept,), mask)
+            self._made[key] = _compare(make, value, bounds)
+        mask = self._made[key]
+        format = BITS if fits(mask, self._builder.view.nominal) else None
+        boolean = self._packing.read(mask, format, hold)
         number = make.cast(boolean, value.dtype, "/passes")
-        for node in self._builder.nodes[first:]:
-            if kept in node.inputs:
-                hold(node)
+        if boolean is mask:
+            hold(number.node)
         return number
 
-    def _make(self, make: NodeMaker, value: Value, bounds: Sequence[float]) -> tuple[Value, Value]:
-        """The mask, right after the value was made, and what is kept of it."""
-        compared = []
-        for op_type, bound in zip(("Greater", "Less"), bounds, strict=False):
-            limit = make.number(bound, value.dtype, f"/{op_type}/bound")
-            attrs = {"T": value.dtype}
-            read = [value, limit]
-            compared.append(
-                make.add(op_type, read, tf.bool, value.shape, f"/{op_type}", attrs, like=value)
-            )
-        mask = compared[0]
-        if len(compared) > 1:
-            mask = make.add(
-                "LogicalAnd", compared, tf.bool, value.shape, "/between", {}, like=value
-            )
-        fits = _BITS.stored_bytes(extent_of(mask, self._builder.view.nominal)) is not None
-        kept = _BITS.pack(make, mask)[0] if fits else mask
-        self._prompt.pack_early(value.node.id, kept.node)
-        return mask, kept
+
+def _compare(make: NodeMaker, value: Value, bounds: Sequence[float]) -> Value:
+    compared = []
+    for op_type, bound in zip(("Greater", "Less"), bounds, strict=False):
+        limit = make.number(bound, value.dtype, f"/{op_type}/bound")
+        attrs = {"T": value.dtype}
+        read = [value, limit]
+        compared.append(
+            make.add(op_type, read, tf.bool, value.shape, f"/{op_type}", attrs, like=value)
+        )
+    if len(compared) == 1:
+        return compared[0]
+    return make.add("LogicalAnd", compared, tf.bool, value.shape, "/between", {}, like=value)

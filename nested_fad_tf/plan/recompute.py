@@ -21,7 +21,6 @@ later stage, and no stage's cotangent depends on its own copies.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -35,6 +34,7 @@ from nested_fad_tf.plan.gates import Gates
 from nested_fad_tf.plan.lower import Lowering
 from nested_fad_tf.plan.maker import NodeMaker
 from nested_fad_tf.plan.masks import Masks
+from nested_fad_tf.plan.packing import Packing
 from nested_fad_tf.plan.prompt import Prompt
 from nested_fad_tf.plan.rewrite import RewriteBuilder
 from nested_fad_tf.plan.stages import Stages, copy_test, read_by_copy
@@ -52,6 +52,7 @@ class _Scope:
     def __init__(
         self,
         stage: Node,
+        gates: Gates,
         copied: Callable[[Value], bool],
         outer: _Scope | None = None,
         *,
@@ -60,12 +61,13 @@ class _Scope:
         self.stage = stage
         self.copies: dict[int, Value] = {}
         self.outer = outer
+        self._gates = gates
         self._copied = copied
         self._shared = shared
 
-    def hold(self, copy: Node, gates: Gates) -> None:
+    def hold(self, copy: Node) -> None:
         """Lets a copy wait for the stage."""
-        gates.hold(copy, self.stage, shared=self._shared)
+        self._gates.hold(copy, self.stage, shared=self._shared)
 
     def home(self, value: Value) -> _Scope | None:
         """The scope that the copy of a value belongs to; `None` if it is read as it is."""
@@ -95,13 +97,11 @@ class Recomputation:
         self.builder = RewriteBuilder(candidates.view)
         self._stages = stages
         self._cut = cut
-        self._prompt = Prompt(candidates, self.builder)
-        # By the id of a value that isn't kept as it is: what is kept for it.
-        self._packed: dict[int, tuple[Value, ...]] = {}
+        self._packing = Packing(self.builder, Prompt(candidates, self.builder))
         # Of what is kept as it is nobody needs a mask.
         self._wide = {root.id for root in cut.kept} - cut.stored.keys()
         self._masked = candidates.masked
-        self.masks = Masks(self.builder, self._prompt)
+        self.masks = Masks(self.builder, self._packing)
         self._needs_copy = copy_test(cut)
         self._scopes: dict[int, _Scope] = {}  # by a stage's node id
         self._spans = {id: span for span in cut.spans for id in span.stages}
@@ -117,8 +117,7 @@ class Recomputation:
                 bounds = self._masked.get((node_id, index))
                 if bounds is not None:
                     if value.storage.id not in self._wide:
-                        hold = functools.partial(scope.hold, gates=self._gates)
-                        mask = self.masks.read(value, bounds, hold)
+                        mask = self.masks.read(value, bounds, scope.hold)
                         self.builder.redirect(node, index, mask)
                 elif scope.home(value) is not None:
                     self.builder.redirect(node, index, self._copy_for(value, scope))
@@ -128,14 +127,14 @@ class Recomputation:
         if stage.id not in self._scopes:
             span = self._spans.get(stage.id)
             outer = None if span is None else self._span_scope(span)
-            self._scopes[stage.id] = _Scope(stage, self._needs_copy, outer)
+            self._scopes[stage.id] = _Scope(stage, self._gates, self._needs_copy, outer)
         return self._scopes[stage.id]
 
     def _span_scope(self, span: Span) -> _Scope:
         if span.first.id not in self._span_scopes:
             again = self._cut.recomputed | span.recomputed
             copied = copy_test(dataclasses.replace(self._cut, recomputed=again))
-            self._span_scopes[span.first.id] = _Scope(span.first, copied, shared=True)
+            self._span_scopes[span.first.id] = _Scope(span.first, self._gates, copied, shared=True)
         return self._span_scopes[span.first.id]
 
     def _copy_for(self, value: Value, scope: _Scope) -> Value:
@@ -160,7 +159,7 @@ class Recomputation:
     def _make(self, value: Value, scope: _Scope) -> None:
         node, copies = value.node, scope.copies
         if value.id in self._cut.stored:
-            copies[value.id] = self._unpack(value, scope)
+            copies[value.id] = self._packing.read(value, self._cut.stored[value.id], scope.hold)
             return
         if node.op_type in views.PAIRWISE_ALIASES:
             copies[value.id] = scope.read(node.inputs[value.index])
@@ -181,7 +180,7 @@ class Recomputation:
             copies[original.id] = made
         # What reads copies of the same scope waits for those.
         if all(v.id not in copies for v in node.inputs):
-            scope.hold(copy, self._gates)
+            scope.hold(copy)
 
     def _by_formula(self, node: Node, scope: _Scope) -> Value:
         """The result of a part of an op, by element-wise ops."""
@@ -193,7 +192,7 @@ class Recomputation:
         made = self.builder.nodes[first:]
         for step in made:
             if step.inputs and all(v.node is not m for v in step.inputs for m in made):
-                scope.hold(step, self._gates)
+                scope.hold(step)
         if part.others:
             self.builder.pin(node)
         return value
@@ -205,24 +204,8 @@ class Recomputation:
         read = [make.shape_of(value, value.node.inputs[0]), number]
         attrs = {"T": value.dtype, "index_type": tf.int32}
         filled = make.add("Fill", read, value.dtype, value.shape, "", attrs)
-        scope.hold(filled.node, self._gates)
+        scope.hold(filled.node)
         return filled
-
-    def _unpack(self, value: Value, scope: _Scope) -> Value:
-        """Packs a value right after it was made; unpacks it in the backward pass."""
-        format = self._cut.stored[value.id]
-        make = NodeMaker(self.builder, value.node)
-        if value.id not in self._packed:
-            self._packed[value.id] = format.pack(make, value)
-            if format.lossy:
-                self._prompt.pack_early(value.node.id, self._packed[value.id][0].node)
-        packed = self._packed[value.id]
-        first = len(self.builder.nodes)
-        unpacked = format.unpack(make, packed, value)
-        for step in self.builder.nodes[first:]:
-            if packed[0] in step.inputs:
-                scope.hold(step, self._gates)
-        return unpacked
 
 
 def _is_missing(value: Value, scope: _Scope) -> bool:
