@@ -17,7 +17,8 @@ from nested_fad_tf.errors import OptionsError
 
 Strategy = Literal["auto", "forward_ad", "recompute"]
 Fuse = Literal["auto", "xla", "ops"]
-Precision = Literal["exact", "bfloat16", "int8", "int4", "int2"]
+Rounded = Literal["exact", "bfloat16", "int8", "int4", "int2"]
+Precision = Literal[Rounded, "inverse"]
 OnError = Literal["fallback", "raise"]
 
 _BUDGETS = (
@@ -49,12 +50,14 @@ class Options:
             plain operations, "auto" compiles the groups that are worth a compilation.
         precision: How kept derivatives are stored. With "exact" nothing is lossy; with "bfloat16",
             "int8", "int4" and "int2" they are rounded: what the step returns is the same but for
-            its gradients, which are approximate. Nothing but derivatives is stored so. A strategy
+            its gradients, which are approximate. Nothing but derivatives is stored so. With
+            "inverse" the derivatives of GELU, SiLU, Mish and their like aren't stored, but follow
+            from the outputs, which the backward pass reads anyway, and a bit each. A strategy
             "auto" takes the exact plan where that needs less, or is within the budget.
         activations: How other kept tensors are stored, such as what matrix products and
-            convolutions read: a precision as above, just as lossy for gradients, and no change of
-            anything else. Strategies "auto" and "recompute" take the exact plan where that needs
-            less, or is within the budget.
+            convolutions read: a precision as above, but for "inverse", just as lossy for
+            gradients, and no change of anything else. Strategies "auto" and "recompute" take the
+            exact plan where that needs less, or is within the budget.
         budget: What the predicted peak of a step, above what lived before it, has to fit into:
             bytes, a text such as "6GiB" or "800 MB", or a fraction, above 0 and below 1, of the
             peak without the pass. Beyond element-wise ops, as many matrix products, convolutions
@@ -77,7 +80,7 @@ class Options:
     strategy: Strategy = "auto"
     fuse: Fuse = "auto"
     precision: Precision = "exact"
-    activations: Precision = "exact"
+    activations: Rounded = "exact"
     budget: int | float | str | None = None
     min_bytes: int = 64 * 1024
     on_error: OnError = "fallback"
@@ -90,7 +93,7 @@ class Options:
         _check_choice("strategy", self.strategy, get_args(Strategy))
         _check_choice("fuse", self.fuse, get_args(Fuse))
         _check_choice("precision", self.precision, get_args(Precision))
-        _check_choice("activations", self.activations, get_args(Precision))
+        _check_choice("activations", self.activations, get_args(Rounded))
         _check_choice("on_error", self.on_error, get_args(OnError))
         _check_bool("verify", self.verify)
         _check_int("min_bytes", self.min_bytes, least=0)

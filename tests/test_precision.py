@@ -22,10 +22,11 @@ import nested_fad_tf as nfad
 from nested_fad_tf import testing
 
 # Largest error of the gradient as a part of its norm, and its cosine with the exact one.
-ERROR = {"bfloat16": 0.004, "int8": 0.01, "int4": 0.1, "int2": 0.7}
-COSINE = {"bfloat16": 0.9999, "int8": 0.9999, "int4": 0.99, "int2": 0.8}
+PRECISIONS = [*LOSSY, "inverse"]
+ERROR = {"bfloat16": 0.004, "int8": 0.01, "int4": 0.1, "int2": 0.7, "inverse": 0.01}
+COSINE = {"bfloat16": 0.9999, "int8": 0.9999, "int4": 0.99, "int2": 0.8, "inverse": 0.9999}
 # Kept tensors per activation: its output, and its derivative.
-KEPT = {"bfloat16": 1.55, "int8": 1.3, "int4": 1.17, "int2": 1.1}
+KEPT = {"bfloat16": 1.55, "int8": 1.3, "int4": 1.17, "int2": 1.1, "inverse": 1.05}
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def options_of(precision, **changes):
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-@pytest.mark.parametrize("precision", LOSSY)
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.usefixtures("as_written")
 def test_the_loss_is_the_same_and_gradients_are_close(name, precision):
     step, args = step_of(ACTIVATIONS[name]), arguments()
@@ -58,7 +59,7 @@ def test_the_loss_is_the_same_and_gradients_are_close(name, precision):
     assert report.changed
     narrow = [kept for kept in report.kept if kept.format == precision]
     assert len(narrow) == DEPTH
-    assert all(kept.why.endswith(f"(kept as {precision}, lossy)") for kept in narrow)
+    assert all(f"(kept as {precision}, lossy" in kept.why for kept in narrow)
     assert report.kept_bytes_after / UNIT / DEPTH < KEPT[precision]
     assert f"{DEPTH} {precision}" in report.note
     lines: list[str] = []
@@ -85,13 +86,14 @@ def test_less_memory_is_measured(name):
         precision: nfad.measure(
             nfad.function(step, options=options_of(precision)), *args, runs=1
         ).peak_bytes
-        for precision in ("exact", "int4")
+        for precision in ("exact", "int4", "inverse")
     }
     assert peaks["int4"] < 0.9 * peaks["exact"]
+    assert peaks["inverse"] < 0.9 * peaks["exact"]
 
 
 @pytest.mark.parametrize("dtype", [tf.float64, tf.bfloat16, tf.float16])
-@pytest.mark.parametrize("precision", LOSSY)
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_other_dtypes(dtype, precision):
     step, args = step_of(mish), arguments(batch=128, dtype=dtype)
     rewritten = nfad.function(step, options=options_of(precision))
@@ -102,10 +104,13 @@ def test_other_dtypes(dtype, precision):
     error, _ = error_and_cosine(gradients, exact)
     assert error < ERROR[precision] + (0 if dtype == tf.float64 else 0.05)
     narrow = {kept.format for kept in rewritten.reports[-1].kept} - {"exact"}
-    assert narrow == (set() if precision == "bfloat16" and dtype != tf.float64 else {precision})
+    # Half precision takes what bfloat16 takes; bfloat16 is too coarse to tell a derivative.
+    none = precision == "bfloat16" and dtype != tf.float64
+    none = none or (precision == "inverse" and dtype == tf.bfloat16)
+    assert narrow == (set() if none else {precision})
 
 
-@pytest.mark.parametrize("precision", ["int8", "int4"])
+@pytest.mark.parametrize("precision", ["int8", "int4", "inverse"])
 def test_a_batch_of_unknown_size(precision):
     step, args = step_of(tf.nn.gelu), arguments()
     specs = [tf.TensorSpec([None, WIDTH]), *[tf.TensorSpec([WIDTH, WIDTH])] * DEPTH]
@@ -142,7 +147,7 @@ def test_an_odd_width_is_kept_as_int8():
     assert formats.count("int8") == DEPTH - 1 and "int4" not in formats
 
 
-@pytest.mark.parametrize("precision", LOSSY)
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("special", [np.nan, np.inf])
 def test_a_derivative_that_is_not_finite_is_noticed(precision, special):
     args = arguments()

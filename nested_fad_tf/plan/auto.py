@@ -140,7 +140,7 @@ def _keep_mask(mask: Value) -> Keep:
 
 
 def _kept_as(format: Format) -> str:
-    return f" (kept as {format.name}{', lossy' if format.lossy else ''})"
+    return f" (kept as {format.name}{', ' * bool(format.loss)}{format.loss})"
 
 
 def _decide(chain: Chain, cut: Cut) -> Decision:

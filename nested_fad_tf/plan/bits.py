@@ -16,8 +16,9 @@ import numpy as np
 import tensorflow as tf
 
 from nested_fad_tf.graph.nodes import Value
+from nested_fad_tf.graph.sizes import Shape
 from nested_fad_tf.plan.maker import NodeMaker
-from nested_fad_tf.plan.storage import Extent, extent_of
+from nested_fad_tf.plan.storage import Extent
 
 _IN_A_BYTE = 8
 _GATHER = np.array(0x0102040810204080, np.uint64)
@@ -31,20 +32,18 @@ class Bits:
     """One bit for each boolean."""
 
     name: ClassVar[str] = "bits"
-    lossy: ClassVar[bool] = False
+    loss: ClassVar[str] = ""
     # All of it works on an eighth of the elements.
     passes: ClassVar[int] = 0
 
     def stored_bytes(self, extent: Extent) -> int | None:
         """What a tensor takes: see `Format`. The number of its elements must be known to fit."""
-        if extent.dtype != tf.bool or extent.shape is None:
-            return None
-        if math.prod(d for d in extent.shape if d is not None) % _IN_A_BYTE:
+        if extent.dtype != tf.bool or not fits(extent.shape):
             return None
         return -(-extent.nbytes // _IN_A_BYTE)
 
     def pack(self, make: NodeMaker, value: Value) -> tuple[Value, ...]:
-        """Stores a tensor: see `Format`."""
+        """Stores booleans: see `Format`."""
         count = _octets(value)
         rows = make.constant(np.array([-1, _IN_A_BYTE], np.int32), "/bits/rows")
         octets = make.reshape(value, rows, (count, _IN_A_BYTE), "/bits/octets")
@@ -55,7 +54,7 @@ class Bits:
         return (make.cast(top, tf.uint8, "/bits"),)
 
     def unpack(self, make: NodeMaker, parts: tuple[Value, ...], value: Value) -> Value:
-        """Brings it back: see `Format`."""
+        """Brings them back: see `Format`. Of `value` only the shape matters."""
         (packed,) = parts
         word = make.cast(packed, tf.uint64, "/unpack/words")
         spread = _binary(make, "Mul", word, _SPREAD, "/unpack/spread")
@@ -68,22 +67,20 @@ class Bits:
 BITS = Bits()
 
 
-def fits(value: Value, nominal: int) -> bool:
-    """Whether a value can be kept as bits.
+def fits(shape: Shape | None) -> bool:
+    """Whether booleans can be kept as bits.
 
     Args:
-        value: A value of a graph.
-        nominal: What stands in for an unknown dimension.
+        shape: Their shape, as far as it is known.
 
     Returns:
-        Whether it can: see `Bits.stored_bytes`.
+        Whether there are whole bytes of them, whatever unknown dimensions turn out to be.
     """
-    # Of strings and resources there is no extent.
-    return value.dtype.is_bool and BITS.stored_bytes(extent_of(value, nominal)) is not None
+    return shape is not None and math.prod(d for d in shape if d is not None) % _IN_A_BYTE == 0
 
 
 def _octets(value: Value) -> int | None:
-    return value.nbytes // _IN_A_BYTE if value.static else None
+    return value.nbytes // value.dtype.size // _IN_A_BYTE if value.static else None
 
 
 def _binary(make: NodeMaker, op_type: str, value: Value, operand: np.ndarray, suffix: str) -> Value:

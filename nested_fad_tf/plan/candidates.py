@@ -151,7 +151,8 @@ def find_candidates(
                 needed.setdefault(root.id, []).append((node, index))
     late = _late(view, roles)
     kept_today = _kept_today(view, late, free)
-    formats = {v.id: BITS for v in view.values if v.storage is v and fits(v, view.nominal)}
+    masks = [v.id for v in view.values if v.storage is v and v.dtype.is_bool and fits(v.shape)]
+    formats = dict.fromkeys(masks, BITS)
     return Candidates(view, roles, free, bans, needed, late, kept_today, fused, prices, formats)
 
 

@@ -56,7 +56,7 @@ def plan(candidates: Candidates, options: Options) -> Plan:
     if candidates.view.compiled:
         return nothing(candidates, options.strategy, before, _COMPILED)
     spread = find_spread(candidates)
-    narrowing = Narrowing(candidates, options)
+    narrowing = Narrowing(candidates, options, spread)
     chosen = _choose(candidates, find_regions(candidates), spread, narrowing)
     attempt = _rewrite(candidates, chosen, spread, narrowing)
     if not attempt.rewrite:
@@ -152,7 +152,8 @@ def _rewrite(
             derivatives[keep.value.id] = keep
             source = narrowing.latest_source(stored.derivative)
             assert source is not None
-            prompt.pack_early(source, stored.parts[0].node)
+            if stored.parts:
+                prompt.pack_early(source, stored.parts[0].node)
         replaced.update(node.id for node in region.nodes)
     spread = redirect_readers(candidates, spread, frozenset(replaced), builder)
     if replaced or spread:
@@ -181,13 +182,13 @@ def _replace(
             if is_const(derivative, 1):
                 terms.append(cotangent)
                 continue
-            factor = forward.lower(derivative)
             format = formats.get(derivative)
+            factor = narrowing.stored(derivative, format, forward)
             if factor.id in spread:
                 factor = spread_again(builder, factor, cotangent)
             elif format is not None:
                 shelf.put(derivative, factor, format)
-                factor = shelf.take(factor, cotangent)
+                factor = shelf.take(derivative, cotangent)
             elif _is_kept(candidates, narrowing, derivative):
                 made[factor.storage.id] = factor.storage
             times = "MulNoNan" if masks(derivative) else "Mul"

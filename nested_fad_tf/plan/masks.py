@@ -51,7 +51,7 @@ class Masks:
         if key not in self._made:
             self._made[key] = _compare(make, value, bounds)
         mask = self._made[key]
-        format = BITS if fits(mask, self._builder.view.nominal) else None
+        format = BITS if fits(mask.shape) else None
         boolean = self._packing.read(mask, format, hold)
         number = make.cast(boolean, value.dtype, "/passes")
         if boolean is mask:

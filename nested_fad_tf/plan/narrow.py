@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import tensorflow as tf
 
@@ -20,7 +20,8 @@ from nested_fad_tf.options import Options
 from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.factor import Region
 from nested_fad_tf.plan.formats import format_of
-from nested_fad_tf.plan.lower import broadcast
+from nested_fad_tf.plan.inverse import Inverse, Inverses
+from nested_fad_tf.plan.lower import Lowering, broadcast
 from nested_fad_tf.plan.maker import NodeMaker
 from nested_fad_tf.plan.plan import Keep
 from nested_fad_tf.plan.rewrite import RewriteBuilder
@@ -34,9 +35,9 @@ class Stored:
 
     Attributes:
         derivative: The derivative.
-        value: Its value in the forward pass.
+        value: Its value in the forward pass, or what tells it.
         format: How it is stored.
-        parts: What is kept, the largest first.
+        parts: What is kept, the largest first; none if the value is enough.
     """
 
     derivative: Expr
@@ -53,9 +54,10 @@ class Stored:
         Returns:
             An entry of the plan.
         """
-        name = self.format.name
-        size = sum(v.nbytes for v in self.parts)
-        return Keep(self.parts[0], f"{why} (kept as {name}, lossy)", name, size)
+        parts = self.parts or (self.value,)
+        name, loss = self.format.name, self.format.loss
+        size = sum(v.nbytes for v in parts)
+        return Keep(parts[0], f"{why} (kept as {name}, {loss})", name, size)
 
 
 class Narrowing:
@@ -64,17 +66,26 @@ class Narrowing:
     Args:
         candidates: The buffers of the forward pass.
         options: The precision, and what is too small to bother.
+        spread: Ids of values that are kept as what they are spread from: see plan/spread.py.
     """
 
-    def __init__(self, candidates: Candidates, options: Options) -> None:
+    def __init__(
+        self, candidates: Candidates, options: Options, spread: Collection[int] = ()
+    ) -> None:
         self._candidates = candidates
         self._options = options
+        self._spread = spread
         self._factors = find_factors(candidates)
 
     @functools.cached_property
     def _awaited(self) -> list[bool]:
         """Per node id, whether it is a cotangent that has to be waited for: see `sources`."""
         return find_awaited(self._candidates)
+
+    @functools.cached_property
+    def _inverses(self) -> Inverses:
+        """Finds derivatives that follow from outputs."""
+        return Inverses(self._candidates, self._spread)
 
     def formats(self, region: Region) -> dict[Expr, Format]:
         """The formats that the derivatives of a region are stored in.
@@ -92,15 +103,28 @@ class Narrowing:
             return {}
         pairs = [pair for row in region.derivatives.values() for pair in row.items()]
         at_once = {d for cotangent, d in pairs if not self._awaited[cotangent.node.id]}
-        found = {d: self.format_of(d, region.dtype) for _, d in pairs if d not in at_once}
+        found = {d: self.format_of(d, region) for _, d in pairs if d not in at_once}
         return {d: format for d, format in found.items() if format is not None}
 
-    def format_of(self, derivative: Expr, dtype: tf.DType) -> Format | None:
+    def stored(self, derivative: Expr, format: Format | None, forward: Lowering) -> Value:
+        """What a derivative is brought back from, or multiplied with if it is kept as it is.
+
+        Args:
+            derivative: An expression over forward values.
+            format: Its format.
+            forward: Makes nodes in the forward pass.
+
+        Returns:
+            The value of the derivative, or an output that tells it.
+        """
+        return format.output if isinstance(format, Inverse) else forward.lower(derivative)
+
+    def format_of(self, derivative: Expr, region: Region) -> Format | None:
         """The format that a derivative is stored in, if it has to be kept.
 
         Args:
             derivative: An expression over forward values.
-            dtype: Of its arithmetic.
+            region: The region that it belongs to.
 
         Returns:
             The format; `None` if it is kept as it is: always with precision "exact", else if it is
@@ -111,9 +135,11 @@ class Narrowing:
             return None
         if isinstance(derivative, Leaf) and not self._is_factor(derivative):
             return None
-        extent = self.extent(derivative, dtype)
+        extent = self.extent(derivative, region.dtype)
         if extent.nbytes < self._options.min_bytes or self.latest_source(derivative) is None:
             return None
+        if self._options.precision == "inverse":
+            return self._inverses.find(derivative, region)
         return format_of(self._options.precision, extent)
 
     def nbytes(self, derivative: Expr, dtype: tf.DType, format: Format | None) -> int:
@@ -174,45 +200,45 @@ class Shelf:
         origin: The traced node that they are named after.
 
     Attributes:
-        stored: What is stored, by the id of the derivative's value.
+        stored: What is stored, by derivative.
     """
 
     def __init__(self, builder: RewriteBuilder, origin: Node) -> None:
-        self.stored: dict[int, Stored] = {}
+        self.stored: dict[Expr, Stored] = {}
         self._builder = builder
         self._origin = origin
-        self._taken: dict[tuple[int, int], Value] = {}  # by derivative and cotangent
+        self._taken: dict[tuple[Expr, int], Value] = {}  # by derivative and cotangent
 
     def put(self, derivative: Expr, value: Value, format: Format) -> None:
         """Stores a derivative, unless it is stored already.
 
         Args:
             derivative: The derivative.
-            value: Its value in the forward pass.
+            value: Its value in the forward pass, or what tells it.
             format: How to store it.
         """
-        if value.id not in self.stored:
+        if derivative not in self.stored:
             make = NodeMaker(self._builder, self._origin, suffix="/derivative")
             parts = format.pack(make, value)
-            self.stored[value.id] = Stored(derivative, value, format, parts)
+            self.stored[derivative] = Stored(derivative, value, format, parts)
 
-    def take(self, value: Value, cotangent: Value) -> Value:
+    def take(self, derivative: Expr, cotangent: Value) -> Value:
         """Brings a derivative back, once the cotangent that it is multiplied with is there.
 
         Args:
-            value: The derivative's value in the forward pass.
+            derivative: The derivative.
             cotangent: The cotangent.
 
         Returns:
             A value close to the derivative's.
         """
-        key = value.id, cotangent.id
+        key = derivative, cotangent.id
         if key not in self._taken:
             make = NodeMaker(
                 self._builder, self._origin, suffix="/product", controls=[cotangent.node]
             )
-            stored = self.stored[value.id]
-            self._taken[key] = stored.format.unpack(make, stored.parts, value)
+            stored = self.stored[derivative]
+            self._taken[key] = stored.format.unpack(make, stored.parts, stored.value)
         return self._taken[key]
 
 

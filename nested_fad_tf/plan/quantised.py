@@ -28,7 +28,7 @@ import tensorflow as tf
 from nested_fad_tf.graph.nodes import Value
 from nested_fad_tf.graph.sizes import Shape
 from nested_fad_tf.plan.maker import NodeMaker
-from nested_fad_tf.plan.storage import Extent
+from nested_fad_tf.plan.storage import Extent, arithmetic
 
 _BYTE = 8
 # A row is as many of the last axes as hold that many numbers: its scale and zero, 8 bytes of a
@@ -46,7 +46,7 @@ class Quantised:
 
     bits: int
 
-    lossy: ClassVar[bool] = True
+    loss: ClassVar[str] = "lossy"
     # The range of each row, the codes, and back; groups share what they read.
     passes: ClassVar[int] = 4
 
@@ -72,12 +72,12 @@ class Quantised:
         if self._in_a_byte > 1 and (last is None or last % self._in_a_byte):
             return None
         rows = -(-extent.elements // max(1, extent.count(_row_axes(extent.shape))))
-        return extent.elements // self._in_a_byte + 2 * rows * int(_arithmetic(extent.dtype).size)
+        return extent.elements // self._in_a_byte + 2 * rows * int(arithmetic(extent.dtype).size)
 
     def pack(self, make: NodeMaker, value: Value) -> tuple[Value, ...]:
         """Stores a tensor: see `Format`."""
         assert value.shape is not None
-        dtype = _arithmetic(value.dtype)
+        dtype = arithmetic(value.dtype)
         wide = value if value.dtype == dtype else make.cast(value, dtype, "/wide")
         scale, zero = self._scale_and_zero(make, wide)
         steps = make.binary("DivNoNan", wide, scale, "/steps")
@@ -166,11 +166,6 @@ class Quantised:
         joined = make.add("ConcatV2", [*pieces, axis], packed.dtype, shape, "/unpacked", attrs)
         joined.nbytes = packed.nbytes * self._in_a_byte
         return joined
-
-
-def _arithmetic(dtype: tf.DType) -> tf.DType:
-    """What scales are computed in: in half precision a range of 255 steps has no room."""
-    return tf.float64 if dtype == tf.float64 else tf.float32
 
 
 def _row_axes(shape: Sequence[int | None]) -> list[int]:

@@ -25,7 +25,7 @@ class Rounded:
 
     dtype: tf.DType
 
-    lossy: ClassVar[bool] = True
+    loss: ClassVar[str] = "lossy"
     passes: ClassVar[int] = 2
 
     @property

@@ -62,6 +62,18 @@ def extent_of(value: Value, nominal: int) -> Extent:
     return Extent(value.dtype, value.shape, value.nbytes // value.dtype.size, nominal)
 
 
+def arithmetic(dtype: tf.DType) -> tf.DType:
+    """What storing and bringing back is computed in: half precision has no room for it.
+
+    Args:
+        dtype: A floating dtype.
+
+    Returns:
+        float64 for float64, else float32.
+    """
+    return tf.float64 if dtype == tf.float64 else tf.float32
+
+
 class Format(Protocol):
     """A way to store a tensor in fewer bytes.
 
@@ -74,8 +86,8 @@ class Format(Protocol):
         """What the report calls it."""
 
     @property
-    def lossy(self) -> bool:
-        """Whether what comes back differs from what was stored."""
+    def loss(self) -> str:
+        """That what comes back differs from what was stored, in words; empty if it doesn't."""
 
     @property
     def passes(self) -> int:
