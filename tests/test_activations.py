@@ -51,7 +51,7 @@ def test_the_loss_is_the_same_and_gradients_are_close(name, precision):
     assert report.kept_bytes_after < KEPT[precision] * DEPTH * UNIT
 
 
-@pytest.mark.parametrize("strategy", ["auto", "recompute"])
+@pytest.mark.parametrize("strategy", ["auto", pytest.param("recompute", marks=pytest.mark.slow)])
 def test_less_memory_is_measured(strategy):
     step, (x, *weights) = step_of(tf.nn.gelu), arguments()
     args = [tf.tile(x, [8, 1]), *weights, *weights]

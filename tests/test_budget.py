@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -28,11 +30,12 @@ def step(x):
     return loss, tape.gradient(loss, WEIGHTS)
 
 
-def report_of(budget, function=step, *arguments):
-    return nfad.explain(function, *(arguments or (X,)), options=OPTIONS.replace(budget=budget))
+@functools.cache
+def report_of(budget):
+    return nfad.explain(step, X, options=OPTIONS.replace(budget=budget))
 
 
-@pytest.mark.parametrize("budget", [0.25, 0.15, "48MiB", 32 * MIB])
+@pytest.mark.parametrize("budget", [0.15, "48MiB", pytest.param(32 * MIB, marks=pytest.mark.slow)])
 def test_a_step_keeps_to_its_budget(budget):
     plain = tf.function(step)
     rewritten = nfad.function(step, options=OPTIONS.replace(budget=budget))
@@ -43,12 +46,12 @@ def test_a_step_keeps_to_its_budget(budget):
     assert "is met by running" in report.note and "of the forward pass again" in report.note
     # Near the least that there is, two ops that happen to run at once (4 MiB) are an eighth of it.
     chance = 4 * MIB if limit < 36 * MIB else 0
-    assert nfad.measure(rewritten, X, runs=5).peak_range[0] <= limit + chance
+    assert nfad.measure(rewritten, X, runs=3).peak_range[0] <= limit + chance
     assert nfad.measure(plain, X, runs=1).peak_bytes > 3 * limit
 
 
 def test_less_memory_takes_more_work():
-    reports = [report_of(budget) for budget in (None, "64MiB", "50MiB", "40MiB", "32MiB", 1)]
+    reports = [report_of(budget) for budget in (None, "50MiB", "40MiB", 1)]
     peaks = [r.predicted_peak_after for r in reports]
     assert peaks == sorted(peaks, reverse=True)
     # Where the plan without a budget is not enough: that one spends time to keep less, too.
@@ -173,7 +176,7 @@ def test_in_the_table_less_memory_takes_more_time(found):
 
 
 def test_a_budget_of_the_table_gives_what_it_says(found):
-    for point in found.points:
+    for point in found.points[:2]:
         report = report_of(point.budget)
         assert report.predicted_peak_before == found.plain_peak
         assert report.predicted_peak_after == point.peak

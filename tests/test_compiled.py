@@ -53,7 +53,7 @@ ACTIVATIONS = {
 
 
 @pytest.mark.parametrize("strategy", ["auto", "recompute"])
-@pytest.mark.parametrize("activation", ["mish", "gelu"])
+@pytest.mark.parametrize("activation", ["mish", pytest.param("gelu", marks=pytest.mark.slow)])
 def test_a_compiled_step_needs_half_the_memory(activation, strategy):
     x = numbers(ROWS, COLUMNS)
     plain = tf.function(make_step(ACTIVATIONS[activation]), jit_compile=True)

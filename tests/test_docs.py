@@ -138,9 +138,10 @@ def test_summaries_are_what_was_measured(page, name):
 
 
 def test_what_is_said_of_convergence_and_batches_is_what_was_measured():
-    rows = json.loads(pages.read("docs/results/convergence.json"))["results"]["convergence"]
-    runs = [convergence.Run(**row) for row in rows]
-    assert _marked("docs/results.md", "convergence").strip() == convergence.table(runs)
+    results = json.loads(pages.read("docs/results/convergence.json"))["results"]
+    runs = [convergence.Run(**row) for row in results["convergence"]]
+    costs = [convergence.Cost(**row) for row in results["costs"]]
+    assert _marked("docs/results.md", "convergence").strip() == convergence.table(runs, costs)
     rows = json.loads(pages.read("docs/results/batch.json"))["results"]["batch"]
     rows = [largest_batch.BatchRow(**row) for row in rows]
     assert _marked("docs/results.md", "batch").strip() == largest_batch.table(rows)

@@ -484,7 +484,7 @@ def test_differentiating_the_rewritten_step_from_outside():
 
 
 @pytest.mark.parametrize("fuse", ["ops", "xla"])
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_keras_fit(fuse, jit_compile):
     def train(context):
         keras.utils.set_random_seed(1)

@@ -14,7 +14,13 @@ def here(monkeypatch):
     monkeypatch.setattr(outside.request, "ask", ask)
 
 
-@pytest.mark.parametrize("case", ["eager tape", "tf.function in a step", "loop in a step"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "tf.function in a step",
+        *(pytest.param(c, marks=pytest.mark.slow) for c in ("eager tape", "loop in a step")),
+    ],
+)
 def test_a_row(case):
     row = outside.outside_row(case)
     assert row.worst_difference < 1e-5

@@ -120,6 +120,7 @@ def test_times_of_peers_alternate_with_the_others():
     assert [(row.strategy, row.measured) for row in refused] == [("remat_full", "time")]
 
 
+@pytest.mark.slow
 def test_memory_in_fresh_processes_and_the_table(capsys, tmp_path):
     file = tmp_path / "bench.json"
     results = command.run_bench(

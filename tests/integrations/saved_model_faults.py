@@ -1,11 +1,13 @@
 """Damages a SavedModel in many ways and rewrites each: test_saved_model_faults.py runs it.
 
-    python saved_model_faults.py FOLDER
+    python saved_model_faults.py FOLDER [EVERY]
 
-FOLDER holds the SavedModel `model`. Prints a line of JSON before each case and one after it, so
-that whoever started it knows what a process that died was doing.
+FOLDER holds the SavedModel `model`; of the cases every one is tried, or each EVERYth. Prints a line
+of JSON before each case and one after it, so that whoever started it knows what a process that died
+was doing.
 """
 
+import itertools
 import json
 import pathlib
 import random
@@ -84,10 +86,10 @@ def outcome(broken, target):
     return result | {"untouched": contents(broken) == before, "left": left, "written": written}
 
 
-def main(folder):
-    """Runs all cases."""
+def main(folder, every=1):
+    """Runs the cases."""
     model, work = folder / "model", folder / "work"
-    for name, file, damage in cases(model):
+    for name, file, damage in itertools.islice(cases(model), 0, None, every):
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
         broken, target = work / "broken", work / "new"
@@ -101,4 +103,4 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1]))
+    main(pathlib.Path(sys.argv[1]), *map(int, sys.argv[2:]))

@@ -29,7 +29,7 @@ def demo(strategy, mode, tmp_path):
     return row
 
 
-@pytest.mark.parametrize("mode", ["fit", "loop"])
+@pytest.mark.parametrize("mode", ["fit", pytest.param("loop", marks=pytest.mark.slow)])
 def test_two_replicas_in_one_process(mode, tmp_path):
     row = demo("mirrored", mode, tmp_path)
     assert row["peak"] < 0.5 * row["plain_peak"]

@@ -111,7 +111,7 @@ def test_kinds_of_models(make):
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("make", [functional, WithOwnStep])
+@pytest.mark.parametrize("make", [functional, pytest.param(WithOwnStep, marks=pytest.mark.slow)])
 def test_compiled_or_not(make, jit_compile):
     check(make, lambda: {"jit_compile": jit_compile})
 

@@ -30,7 +30,7 @@ def pair(options=OPTIONS, compiled=None, **fit):
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"], indirect=True)
 @pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("strategy", ["auto", "forward_ad"])
+@pytest.mark.parametrize("strategy", ["auto", pytest.param("forward_ad", marks=pytest.mark.slow)])
 def test_mixed_precision(policy, jit_compile, strategy):
     def compiled():
         # Adam's first step is as long for a gradient that is zero but for rounding.

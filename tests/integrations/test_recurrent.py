@@ -52,7 +52,13 @@ def test_a_step(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["lstm", "gru-mask-dropout", "simple-mask", "both-concat", "convlstm", "cells"]
+    "name",
+    [
+        "lstm",
+        "gru-mask-dropout",
+        "convlstm",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("simple-mask", "both-concat", "cells")),
+    ],
 )
 def test_fit(name):
     make, x = models.MODELS[name]

@@ -380,8 +380,7 @@ def fine_tune(folder, data):
     "name",
     [
         "module",
-        "bert",
-        *(pytest.param(n, marks=pytest.mark.slow) for n in ("lstm", "convnexttiny")),
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("bert", "lstm", "convnexttiny")),
     ],
 )
 def test_fine_tuning_elsewhere(name, tmp_path):

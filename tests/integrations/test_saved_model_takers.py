@@ -75,6 +75,7 @@ def folders(request, tmp_path_factory):
     return folder, report, options
 
 
+@pytest.mark.slow
 def test_all_derivatives_are_the_same_elsewhere(folders):
     folder, _, _ = folders
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}

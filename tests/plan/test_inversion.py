@@ -128,8 +128,7 @@ def inverting(**changes):
     )
 
 
-@pytest.mark.parametrize("fuse", ["ops", "xla"])
-@pytest.mark.parametrize("width", [63, 64])
+@pytest.mark.parametrize(("width", "fuse"), [(63, "ops"), (64, "xla")])
 @pytest.mark.parametrize("name", [*TURNING, *MONOTONE])
 def test_a_bit_each_is_kept_beside_the_outputs(name, width, fuse):
     weights = [numbers(width, width, seed=i, scale=1.5 * width**-0.5) for i in range(4)]
