@@ -130,7 +130,12 @@ def _marked(file, name):
 
 
 @pytest.mark.parametrize(
-    ("page", "name"), [("docs/comparison.md", "peers"), ("docs/results.md", "activations")]
+    ("page", "name"),
+    [
+        ("docs/comparison.md", "peers"),
+        ("docs/results.md", "activations"),
+        ("docs/results.md", "derivatives"),
+    ],
 )
 def test_summaries_are_what_was_measured(page, name):
     results = json.loads(pages.read(f"docs/results/{name}.json"))["results"]
