@@ -30,8 +30,12 @@ _DEGREES = (5, 7, 9, 11, 13)
 _SETTLED = 5e-4
 # Differences below this part of the output's range are rounding, not a rise or a fall.
 _FLAT = 1e-9
-_FAR = np.geomspace(20, 1e4, 100)[1:]
-_INPUTS = np.concatenate([-_FAR[::-1], np.linspace(-20, 20, 16001), _FAR])
+# What inputs to look at first; beyond the near ones nothing may change any more.
+_NEAR = 20.0
+_FAR = np.geomspace(_NEAR, 1e4, 100)[1:]
+_FIRST = np.concatenate([-_FAR[::-1], np.linspace(-_NEAR, _NEAR, 16001), _FAR])
+# How many of them have to be where the derivative changes, and how often more are looked at.
+_ENOUGH, _ROUNDS = 1000, 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,20 +114,15 @@ def invert(output: Function, derivative: Function, dtype: np.dtype) -> Inversion
         The inversion; `None` if the output turns more than once, something isn't finite, or no
         polynomial is close enough.
     """
-    y, d = output(_INPUTS), derivative(_INPUTS)
-    if not (np.isfinite(y).all() and np.isfinite(d).all()):
+    sampled = _sampled(output, derivative)
+    start = None if sampled is None else _start(output, sampled)
+    if sampled is None or start is None:
         return None
-    start = _start(output, y)
+    y, d = sampled.outputs, sampled.derivatives
     largest = np.abs(d).max()
-    moving = np.flatnonzero(
-        (np.abs(d - d[0]) > _SETTLED * largest) & (np.abs(d - d[-1]) > _SETTLED * largest)
-    )
-    # Where it still changes far away it has no bounds, or they don't show.
-    if start is None or not len(moving) or not all(np.abs(_INPUTS[moving[[0, -1]]]) < _FAR[0]):
-        return None
-    after = np.greater(_INPUTS, -np.inf if start.turn is None else start.turn)
+    after = np.greater(sampled.inputs, -np.inf if start.turn is None else start.turn)
     coordinates = start.coordinate(y, after)
-    ends = coordinates[[moving[0] - 1, moving[-1] + 1]]
+    ends = coordinates[list(sampled.ends)]
     start = dataclasses.replace(start, low=float(min(ends)), high=float(max(ends)))
     order = np.argsort(coordinates, kind="stable")
     along, values = coordinates[order], d[order]
@@ -141,10 +140,51 @@ def invert(output: Function, derivative: Function, dtype: np.dtype) -> Inversion
     return best if best is not None and best.error <= _TOLERABLE * largest else None
 
 
-def _start(output: Function, y: np.ndarray) -> Inversion | None:
+@dataclasses.dataclass(frozen=True)
+class _Sampled:
+    """Both functions at many inputs.
+
+    Attributes:
+        inputs: The inputs, in order.
+        outputs: The outputs.
+        derivatives: The derivatives.
+        ends: Between which two of the inputs the derivative changes.
+    """
+
+    inputs: np.ndarray
+    outputs: np.ndarray
+    derivatives: np.ndarray
+    ends: tuple[int, int]
+
+
+def _sampled(output: Function, derivative: Function) -> _Sampled | None:
+    """Looks at a function closely where it changes; `None` if it has no bounds or isn't finite."""
+    # At uneven distances, so that nothing that repeats itself goes unseen.
+    inputs = _FIRST + np.random.default_rng(0).uniform(0, 1e-3, _FIRST.shape)
+    for _ in range(_ROUNDS):
+        y, d = output(inputs), derivative(inputs)
+        if not (np.isfinite(y).all() and np.isfinite(d).all()):
+            return None
+        close = _SETTLED * np.abs(d).max()
+        changing = np.flatnonzero((np.abs(d - d[0]) > close) & (np.abs(d - d[-1]) > close))
+        if not len(changing):
+            return None
+        first, last = changing[0] - 1, changing[-1] + 1
+        if max(-inputs[first], inputs[last]) > _NEAR:
+            return None
+        if len(changing) >= _ENOUGH:
+            return _Sampled(inputs, y, d, (first, last))
+        closer = np.linspace(inputs[first], inputs[last], 4 * _ENOUGH)[1:-1]
+        inputs = np.unique(np.concatenate([inputs, closer]))
+    return None
+
+
+def _start(output: Function, sampled: _Sampled) -> Inversion | None:
     """Where an output turns; `None` if it does more than once, or is constant."""
+    inputs, y = sampled.inputs, sampled.outputs
+    first, last = sampled.ends
     steps = np.diff(y)
-    slopes = np.sign(steps) * (np.abs(steps) > _FLAT * np.ptp(y[np.abs(_INPUTS) <= 1]))
+    slopes = np.sign(steps) * (np.abs(steps) > _FLAT * np.ptp(y[first:last]))
     places = np.flatnonzero(slopes)
     turns = np.flatnonzero(np.diff(slopes[places]))
     if not len(places) or len(turns) > 1:
@@ -152,7 +192,7 @@ def _start(output: Function, y: np.ndarray) -> Inversion | None:
     rising = bool(slopes[places[-1]] > 0)
     if not len(turns):
         return Inversion(None, 0.0, rising, 0.0, 0.0, (), np.inf)
-    bounds = _INPUTS[places[turns[0]]], _INPUTS[places[turns[0] + 1] + 1]
+    bounds = inputs[places[turns[0]]], inputs[places[turns[0] + 1] + 1]
     sign = 1 if rising else -1
     turn = float(
         optimize.minimize_scalar(

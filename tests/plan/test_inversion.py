@@ -21,6 +21,7 @@ TURNING = {
     "silu": tf.nn.silu,
     "mish": mish,
     "upside down": lambda x: 3 - 2 * tf.nn.silu(-x),
+    "steep": lambda x: tf.nn.gelu(50 * x),
 }
 MONOTONE = {"softplus": tf.nn.softplus, "falling": lambda x: -tf.nn.softplus(2 * x)}
 NOT_INVERTED = {
@@ -29,6 +30,9 @@ NOT_INVERTED = {
     "jumps": tf.nn.relu,
     "not defined everywhere": tf.sqrt,
     "constant": lambda x: 0 * x + 1,
+    "too steep": lambda x: tf.nn.gelu(1e7 * x),
+    "too flat": lambda x: tf.nn.gelu(x / 100),
+    "waves as wide as steps": lambda x: tf.nn.gelu(x) + 1e-3 * tf.sin(800 * np.pi * x),
 }
 DTYPES = {"float64": np.float64, "float32": np.float32, "float16": np.float16}
 
@@ -54,7 +58,8 @@ def test_the_error_is_what_it_is_said_to_be(name, dtype):
     found = invert(value, derivative, DTYPES[dtype])
     assert (found.turn is None) == (name in MONOTONE)
     random = np.random.default_rng(0)
-    inputs = np.concatenate([random.normal(0, 3, 20000), random.normal(0, 1000, 2000)])
+    spreads = [(0.05, 4000), (3, 20000), (1000, 2000)]
+    inputs = np.concatenate([random.normal(0, spread, count) for spread, count in spreads])
     if found.turn is not None:
         inputs = np.concatenate([inputs, found.turn + random.normal(0, 1e-4, 2000)])
     inputs = inputs.astype(dtype)
@@ -146,7 +151,7 @@ def test_a_bit_each_is_kept_beside_the_outputs(name, width, fuse):
     if name in TURNING:
         packed = 33 * width % 8 == 0
         assert {k.bytes for k in kept} == {33 * width // 8 if packed else 33 * width}
-        assert all("lossy: off by at most 0.00" in k.why for k in kept)
+        assert all("lossy: off by at most " in k.why for k in kept)
 
 
 @pytest.mark.parametrize("activation", [tf.sin, lambda x: x / (1 + tf.abs(x))])
