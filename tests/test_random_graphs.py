@@ -84,7 +84,7 @@ LOSSY = {
 }
 
 
-@pytest.mark.parametrize(("kind", "least"), [("activations", 0.4), ("derivatives", 0.15)])
+@pytest.mark.parametrize(("kind", "least"), [("activations", 0.3), ("derivatives", 0.15)])
 def test_fewer_bits_change_nothing_but_gradients(kind, least, monkeypatch):
     monkeypatch.setattr(lossy, "_is_better", lambda *_: True)
     counts = collections.Counter()
@@ -96,7 +96,10 @@ def test_fewer_bits_change_nothing_but_gradients(kind, least, monkeypatch):
         program = dataclasses.replace(program, way="one tape", returns=True, grappler=False)
         options = nfad.Options(fuse="ops", on_error="raise", min_bytes=program.min_bytes, **changes)
         plain = random_graphs.run(program, tf.function)
-        rewritten = random_graphs.run(program, functools.partial(nfad.function, options=options))
+        with random_graphs.eager(forced=kind == "derivatives"):
+            rewritten = random_graphs.run(
+                program, functools.partial(nfad.function, options=options)
+            )
         names = [name for name in plain.results if name.startswith("call 0")]
         loss, *gradients, middle, out = names
         for name in (loss, middle, out):
