@@ -114,6 +114,7 @@ class Inverses:
     def __init__(self, candidates: Candidates, spread: Collection[int]) -> None:
         self._needed = candidates.needed
         self._univariate = Univariate(candidates.view)
+        self._found: dict[tuple[Expr, int], Inverse | None] = {}  # by derivative and region
         # By the id of a value: what is a function of it and read in the backward pass.
         self._outputs: dict[int, list[Value]] = {}
         for id in candidates.needed.keys() - set(spread):
@@ -132,6 +133,12 @@ class Inverses:
         Returns:
             How; `None` if it doesn't.
         """
+        key = derivative, region.nodes[-1].id
+        if key not in self._found:
+            self._found[key] = self._find(derivative, region)
+        return self._found[key]
+
+    def _find(self, derivative: Expr, region: Region) -> Inverse | None:
         source = self._univariate.source(derivative)
         if source is None:
             return None
