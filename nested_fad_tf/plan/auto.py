@@ -21,7 +21,7 @@ from nested_fad_tf.plan.cut import Cut, minimum_cut, recompute_price
 from nested_fad_tf.plan.groups import unchanged
 from nested_fad_tf.plan.plan import Decision, Keep, Plan, nothing, worthwhile
 from nested_fad_tf.plan.stages import Stages
-from nested_fad_tf.plan.storage import Format
+from nested_fad_tf.plan.storage import kept_as
 
 # How often the cut is repeated with raised prices, and by how much they rise. Each round costs one
 # simulation.
@@ -130,17 +130,13 @@ def _keep(candidates: Candidates, cut: Cut, value: Value) -> Keep:
     format = cut.stored.get(value.id)
     if format is None:
         return Keep(value, why)
-    return Keep(value, why + _kept_as(format), format.name, candidates.stored_bytes(value))
+    return Keep(value, why + kept_as(format), format.name, candidates.stored_bytes(value))
 
 
 def _keep_mask(mask: Value) -> Keep:
     if mask.dtype.is_bool:
         return Keep(mask, _MASK)
-    return Keep(mask, _MASK + _kept_as(BITS), BITS.name)
-
-
-def _kept_as(format: Format) -> str:
-    return f" (kept as {format.name}{', ' * bool(format.loss)}{format.loss})"
+    return Keep(mask, _MASK + kept_as(BITS), BITS.name)
 
 
 def _decide(chain: Chain, cut: Cut) -> Decision:

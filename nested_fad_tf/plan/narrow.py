@@ -26,7 +26,7 @@ from nested_fad_tf.plan.maker import NodeMaker
 from nested_fad_tf.plan.plan import Keep
 from nested_fad_tf.plan.rewrite import RewriteBuilder
 from nested_fad_tf.plan.sources import find_awaited, find_factors, latest_source, values_of
-from nested_fad_tf.plan.storage import Extent, Format
+from nested_fad_tf.plan.storage import Extent, Format, kept_as
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,9 +55,8 @@ class Stored:
             An entry of the plan.
         """
         parts = self.parts or (self.value,)
-        name, loss = self.format.name, self.format.loss
         size = sum(v.nbytes for v in parts)
-        return Keep(parts[0], f"{why} (kept as {name}, {loss})", name, size)
+        return Keep(parts[0], why + kept_as(self.format), self.format.name, size)
 
 
 class Narrowing:

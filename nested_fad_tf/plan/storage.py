@@ -125,3 +125,15 @@ class Format(Protocol):
         Returns:
             A tensor close to it.
         """
+
+
+def kept_as(format: Format) -> str:
+    """How something is kept, to be added to why it is.
+
+    Args:
+        format: Its format.
+
+    Returns:
+        The format, and what is lost, in brackets.
+    """
+    return f" (kept as {', '.join(filter(None, (format.name, format.loss)))})"
