@@ -191,13 +191,16 @@ def is_const(expr: Expr, number: Number) -> bool:
 
 
 def add(a: Expr, b: Expr) -> Expr:
-    """``a + b``, folded."""
+    """``a + b``, folded; of two sums behind the same mask one selection is made."""
     if is_const(a, 0):
         return b
     if is_const(b, 0):
         return a
     if isinstance(a, Const) and isinstance(b, Const):
         return Const(a.number + b.number)
+    masked, other = _masked(a), _masked(b)
+    if masked is not None and other is not None and masked[0] == other[0]:
+        return select(masked[0], add(masked[1], other[1]), 0)
     return Apply("AddV2", (a, b))
 
 
@@ -276,6 +279,13 @@ def scale(factor: Expr, by: Expr) -> Expr:
         if is_const(a, 0) or is_const(b, 0):
             return Apply("SelectV2", (condition, scale(factor, a), scale(factor, b)))
     return mul(factor, by)
+
+
+def _masked(expr: Expr) -> tuple[Expr, Expr] | None:
+    """The condition and the rest of what is zero where the condition doesn't hold."""
+    if isinstance(expr, Apply) and expr.op_type == "SelectV2" and is_const(expr.args[2], 0):
+        return expr.args[0], expr.args[1]
+    return None
 
 
 def is_zeros(expr: Expr) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Mapping
 
 from nested_fad_tf.graph.nodes import Node, Value
 from nested_fad_tf.ops.expr import Const, Expr, Leaf, is_const, masks
@@ -19,19 +20,26 @@ from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.chains import find_chains
 from nested_fad_tf.plan.factor import Region, find_regions
 from nested_fad_tf.plan.groups import grouped, unchanged
-from nested_fad_tf.plan.lower import Lowering, NotLowerableError, broadcast_shape
-from nested_fad_tf.plan.narrow import Narrowing, Shelf, narrow_note
+from nested_fad_tf.plan.lower import NotLowerableError, broadcast_shape
+from nested_fad_tf.plan.narrow import Narrowing, narrow_note
 from nested_fad_tf.plan.plan import NOTHING_GAINED, Decision, Keep, Plan, nothing, worthwhile
 from nested_fad_tf.plan.prompt import Prompt
 from nested_fad_tf.plan.rewrite import Rewrite, RewriteBuilder
 from nested_fad_tf.plan.shapes import fold_shapes
+from nested_fad_tf.plan.shelf import Shelf, split
 from nested_fad_tf.plan.sources import values_of
-from nested_fad_tf.plan.spread import find_spread, redirect_readers, spread_again
+from nested_fad_tf.plan.spread import find_spread, redirect_readers
+from nested_fad_tf.plan.storage import Format
 from nested_fad_tf.plan.wiring import Wiring
 
 _DERIVATIVE = "a chain's derivative: the backward pass is one multiplication with it"
+_BESIDE = "derivatives are computed from it and from what is kept beside it"
 _AS_TODAY = "read by the backward pass"
 _COMPILED = "jit_compile=True: the compiler moves derivatives back into the backward pass"
+
+
+# A region, and the formats of its derivatives, or parts of them, that aren't kept as they are.
+_Chosen = tuple[Region, Mapping[Expr, Format]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +99,7 @@ def _choose(
     regions: list[Region],
     spread: frozenset[int],
     narrowing: Narrowing,
-) -> list[Region]:
+) -> list[_Chosen]:
     """The regions whose derivatives take no more than what they replace.
 
     A value that somebody else reads in the backward pass is kept anyway, so a region frees only
@@ -106,32 +114,43 @@ def _choose(
         )
         own = {root for root, count in reads.items() if readers[root] == count} - spread
         spared = sum(candidates.view.values[root].nbytes for root in own)
-        if spared and _bytes_of(candidates, region, own, narrowing) <= spared:
-            chosen.append(region)
+        if not spared:
+            continue
+        ways: list[_Chosen] = [(region, {}), (region, narrowing.formats(region))]
+        nbytes = [_bytes_of(candidates, way, own, spread, narrowing) for way in ways]
+        if min(nbytes) <= spared:
+            chosen.append(ways[nbytes.index(min(nbytes))])
             readers.subtract(reads)
     return chosen
 
 
-def _bytes_of(candidates: Candidates, region: Region, own: set[int], narrowing: Narrowing) -> int:
+def _bytes_of(
+    candidates: Candidates,
+    way: _Chosen,
+    own: set[int],
+    spread: frozenset[int],
+    narrowing: Narrowing,
+) -> int:
     """What keeping a region's derivatives takes beyond what is kept anyway."""
+    region, formats = way
     total = 0
-    formats = narrowing.formats(region)
+    roots: dict[int, Value] = {}
+    parts: set[Expr] = set()
     for derivative in {d for row in region.derivatives.values() for d in row.values()}:
-        if isinstance(derivative, Const):
-            continue
-        if isinstance(derivative, Leaf) and derivative not in formats:
-            assert isinstance(derivative.key, Value)
-            root = derivative.key.storage
-            kept_anyway = root.id not in own or candidates.free[root.id]
-            total += 0 if kept_anyway else root.nbytes
-        else:
-            total += narrowing.nbytes(derivative, region.dtype, formats.get(derivative))
-    return total
+        stored, values = split(derivative, formats)
+        parts.update(stored)
+        if stored or isinstance(derivative, Leaf):
+            roots |= {v.storage.id: v.storage for v in values if v.id not in spread}
+        elif not isinstance(derivative, Const):
+            total += narrowing.nbytes(derivative, region.dtype, None)
+    total += sum(narrowing.nbytes(part, region.dtype, formats[part]) for part in parts)
+    kept = (root for id, root in roots.items() if id in own and not candidates.free[id])
+    return total + sum(root.nbytes for root in kept)
 
 
 def _rewrite(
     candidates: Candidates,
-    regions: list[Region],
+    chosen: list[_Chosen],
     spread: frozenset[int],
     narrowing: Narrowing,
 ) -> _Attempt:
@@ -139,14 +158,14 @@ def _rewrite(
     prompt = Prompt(candidates, builder)
     derivatives: dict[int, Keep] = {}
     replaced: set[int] = set()
-    for region in regions:
-        shelf = Shelf(builder, _origin(region))
+    for region, formats in chosen:
+        shelf = Shelf(builder, region, formats, spread)
         try:
-            made = _replace(candidates, region, spread, narrowing, shelf, builder)
+            made = _replace(candidates, region, formats, narrowing, shelf, builder)
             _release(candidates, region, builder)
         except NotLowerableError:
             continue
-        derivatives.update({v.id: Keep(v, _DERIVATIVE) for v in made})
+        derivatives.update({keep.value.id: keep for keep in made})
         for stored in shelf.stored.values():
             keep = stored.keep(_DERIVATIVE)
             derivatives[keep.value.id] = keep
@@ -165,32 +184,30 @@ def _rewrite(
 def _replace(
     candidates: Candidates,
     region: Region,
-    spread: frozenset[int],
+    formats: Mapping[Expr, Format],
     narrowing: Narrowing,
     shelf: Shelf,
     builder: RewriteBuilder,
-) -> list[Value]:
-    """Replaces a region by products; gives the derivatives that are kept as they are."""
-    made: dict[int, Value] = {}
+) -> list[Keep]:
+    """Replaces a region by products; gives what is kept as it is."""
+    made: list[Keep] = []
     results: dict[Value, Value] = {}
     members = {node.id for node in region.nodes}
-    formats = narrowing.formats(region)
-    forward = Lowering(builder, region.dtype, _origin(region), "/derivative")
     for out, row in region.derivatives.items():
         terms = []
         for cotangent, derivative in row.items():
             if is_const(derivative, 1):
                 terms.append(cotangent)
                 continue
-            format = formats.get(derivative)
-            factor = narrowing.stored(derivative, format, forward)
-            if factor.id in spread:
-                factor = spread_again(builder, factor, cotangent)
-            elif format is not None:
-                shelf.put(derivative, factor, format)
-                factor = shelf.take(derivative, cotangent)
-            elif _is_kept(candidates, narrowing, derivative):
-                made[factor.storage.id] = factor.storage
+            stored, values = split(derivative, formats)
+            if stored:
+                factor = shelf.bring_back(derivative, stored, cotangent)
+                kept = [v for v in values if narrowing.is_kept(Leaf(v))]
+                made.extend(Keep(v.storage, _BESIDE) for v in kept)
+            else:
+                factor = shelf.as_it_is(derivative, cotangent)
+                if narrowing.is_kept(derivative):
+                    made.append(Keep(factor.storage, _DERIVATIVE))
             times = "MulNoNan" if masks(derivative) else "Mul"
             terms.append(_binary(builder, times, cotangent, factor, out.node))
         if not terms:
@@ -204,16 +221,7 @@ def _replace(
         for reader, index in candidates.view.consumers[out.id]:
             if reader.id not in members:
                 builder.redirect(reader, index, result)
-    return list(made.values())
-
-
-def _is_kept(candidates: Candidates, narrowing: Narrowing, derivative: Expr) -> bool:
-    """Whether a derivative is a buffer of its own that lives on into the backward pass."""
-    if isinstance(derivative, Leaf):
-        assert isinstance(derivative.key, Value)
-        early = narrowing.latest_source(derivative) is not None
-        return early and not candidates.is_free(derivative.key)
-    return not isinstance(derivative, Const)
+    return made
 
 
 def _read_late(candidates: Candidates, rewrite: Rewrite) -> set[int]:
@@ -247,10 +255,6 @@ def _release(candidates: Candidates, region: Region, builder: RewriteBuilder) ->
         if candidates.is_tied_factor(node):
             builder.release(node)
         stack.extend(v.node for v in node.inputs)
-
-
-def _origin(region: Region) -> Node:
-    return region.nodes[-1]
 
 
 def _binary(builder: RewriteBuilder, op_type: str, a: Value, b: Value, origin: Node) -> Value:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import ClassVar
 
 import tensorflow as tf
 
 from nested_fad_tf.graph.nodes import Value
-from nested_fad_tf.ops.expr import Expr, Leaf
+from nested_fad_tf.ops.expr import Apply, Expr, Leaf, is_const, is_zeros
 from nested_fad_tf.plan.bits import BITS, fits
 from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.factor import Region
 from nested_fad_tf.plan.inversion import Function, Inversion, invert
 from nested_fad_tf.plan.maker import NodeMaker
-from nested_fad_tf.plan.storage import Extent, arithmetic
+from nested_fad_tf.plan.storage import Extent, Format, arithmetic
 from nested_fad_tf.plan.univariate import Univariate
 
 
@@ -27,11 +27,14 @@ class Inverse:
         output: The output, which the backward pass reads anyway.
         source: The input.
         inversion: How the derivative follows.
+        mask: Where the output is that of the input, and the derivative not zero, as behind a
+            dropout: a second bit. `None` for everywhere.
     """
 
     output: Value
     source: Value
     inversion: Inversion
+    mask: Value | None = None
 
     name: ClassVar[str] = "inverse"
 
@@ -47,22 +50,22 @@ class Inverse:
 
     def stored_bytes(self, extent: Extent) -> int | None:
         """What a derivative takes beside the output: see `Format`."""
-        if self.inversion.turn is None:
-            return 0
-        sides = dataclasses.replace(extent, dtype=tf.bool)
-        bits = BITS.stored_bytes(sides)
-        return sides.nbytes if bits is None else bits
+        one = dataclasses.replace(extent, dtype=tf.bool)
+        bits = BITS.stored_bytes(one)
+        each = one.nbytes if bits is None else bits
+        return each * ((self.inversion.turn is not None) + (self.mask is not None))
 
     def pack(self, make: NodeMaker, value: Value) -> tuple[Value, ...]:
-        """Stores the side that the input is on: see `Format`; the value is the output."""
-        if self.inversion.turn is None:
-            return ()
-        turn = make.number(self.inversion.turn, self.source.dtype, "/turn")
-        attrs = {"T": self.source.dtype}
-        shape = self.source.shape
-        read = [self.source, turn]
-        after = make.add("Greater", read, tf.bool, shape, "/after", attrs, like=self.source)
-        return BITS.pack(make, after) if fits(shape) else (after,)
+        """Stores the side that the input is on, and the mask: see `Format`."""
+        parts: tuple[Value, ...] = ()
+        if self.inversion.turn is not None:
+            turn = make.number(self.inversion.turn, self.source.dtype, "/turn")
+            attrs = {"T": self.source.dtype}
+            shape = self.source.shape
+            read = [self.source, turn]
+            after = make.add("Greater", read, tf.bool, shape, "/after", attrs, like=self.source)
+            parts += _pack(make, after)
+        return parts if self.mask is None else parts + _pack(make, self.mask)
 
     def unpack(self, make: NodeMaker, parts: tuple[Value, ...], value: Value) -> Value:
         """Brings the derivative back: see `Format`; the value is the output."""
@@ -82,7 +85,15 @@ class Inverse:
             result = make.binary("AddV2", result, coefficient, f"/plus_{power}")
             if power:
                 result = make.binary("Mul", result, scaled, f"/times_{power}")
-        return result if dtype == value.dtype else make.cast(result, value.dtype, "/narrow")
+        result = result if dtype == value.dtype else make.cast(result, value.dtype, "/narrow")
+        if self.mask is None:
+            return result
+        read = [_unpack(make, parts[-1], self.mask), result, self._nothing(make, result)]
+        attrs = {"T": result.dtype}
+        return make.add("SelectV2", read, result.dtype, result.shape, "/masked", attrs, like=result)
+
+    def _nothing(self, make: NodeMaker, like: Value) -> Value:
+        return make.number(0, like.dtype, "/nothing")
 
     def _coordinate(self, make: NodeMaker, parts: tuple[Value, ...], output: Value) -> Value:
         """What the polynomial is one of: see `Inversion.coordinate`."""
@@ -92,15 +103,37 @@ class Inverse:
         extreme = make.number(self.inversion.extreme, dtype, "/extreme")
         read = [output, extreme] if self.inversion.rising else [extreme, output]
         distance = make.add("Sub", read, dtype, shape, "/distance", attrs, like=output)
-        nothing = make.number(0, dtype, "/nothing")
         # What is rounded past the extreme has no root.
-        positive = make.binary("Maximum", distance, nothing, "/positive")
+        positive = make.binary("Maximum", distance, self._nothing(make, output), "/positive")
         root = make.add("Sqrt", [positive], dtype, shape, "/root", attrs, like=output)
         negative = make.add("Neg", [root], dtype, shape, "/negative", attrs, like=output)
-        after = BITS.unpack(make, parts, self.output) if fits(self.source.shape) else parts[0]
+        after = _unpack(make, parts[0], self.output)
         return make.add(
             "SelectV2", [after, root, negative], dtype, shape, "/signed", attrs, like=output
         )
+
+
+def _pack(make: NodeMaker, boolean: Value) -> tuple[Value, ...]:
+    return BITS.pack(make, boolean) if fits(boolean.shape) else (boolean,)
+
+
+def _unpack(make: NodeMaker, packed: Value, shaped: Value) -> Value:
+    return BITS.unpack(make, (packed,), shaped) if fits(shaped.shape) else packed
+
+
+@dataclasses.dataclass(frozen=True)
+class _Output:
+    """What may tell a derivative.
+
+    Attributes:
+        kept: What the backward pass reads.
+        value: The function of the input that it is where the mask is true.
+        mask: A boolean value, or `None`; elsewhere it is zero.
+    """
+
+    kept: Value
+    value: Value
+    mask: Value | None
 
 
 class Inverses:
@@ -112,44 +145,75 @@ class Inverses:
     """
 
     def __init__(self, candidates: Candidates, spread: Collection[int]) -> None:
+        self._view = candidates.view
         self._needed = candidates.needed
         self._univariate = Univariate(candidates.view)
         self._found: dict[tuple[Expr, int], Inverse | None] = {}  # by derivative and region
         # By the id of a value: what is a function of it and read in the backward pass.
-        self._outputs: dict[int, list[Value]] = {}
+        self._outputs: dict[int, list[_Output]] = {}
         for id in candidates.needed.keys() - set(spread):
-            output = candidates.view.values[id]
-            source = self._univariate.source(Leaf(output))
-            if source is not None and source is not output:
+            output = self._output(candidates.view.values[id])
+            source = self._univariate.source(Leaf(output.value))
+            if source is not None and source is not output.value:
                 self._outputs.setdefault(source.id, []).append(output)
 
-    def find(self, derivative: Expr, region: Region) -> Inverse | None:
-        """How a derivative follows from an output that more than its own region reads.
+    def parts(
+        self, derivative: Expr, region: Region, allowed: Callable[[Expr, Region], bool]
+    ) -> dict[Expr, Format]:
+        """The largest parts of a derivative that follow from outputs.
+
+        The scale of a normalisation, or a second input, is multiplied with what does.
 
         Args:
             derivative: An expression over forward values.
             region: The region that it belongs to.
+            allowed: Whether a part may be stored with a loss.
 
         Returns:
-            How; `None` if it doesn't.
+            How they follow: from outputs that more than their own region reads.
         """
-        key = derivative, region.nodes[-1].id
-        if key not in self._found:
-            self._found[key] = self._find(derivative, region)
-        return self._found[key]
+        found: dict[Expr, Format] = {}
+        seen = {derivative}
+        stack = [derivative]
+        while stack:
+            part = stack.pop()
+            key = part, region.nodes[-1].id
+            if key not in self._found:
+                inverse = self._find(part, region)
+                self._found[key] = inverse if inverse and allowed(part, region) else None
+            if (inverse := self._found[key]) is not None:
+                found[part] = inverse
+            elif isinstance(part, Apply):
+                more = dict.fromkeys(a for a in part.args if a not in seen)
+                seen.update(more)
+                stack.extend(more)
+        return found
 
-    def _find(self, derivative: Expr, region: Region) -> Inverse | None:
-        source = self._univariate.source(derivative)
-        if source is None:
+    def _find(self, part: Expr, region: Region) -> Inverse | None:
+        mask, inner = _masked(part)
+        source = self._univariate.source(inner)
+        # A value of the forward pass is no derivative, whatever it follows from.
+        if source is None or (isinstance(inner, Leaf) and inner.key is source):
             return None
         inside = {node.id for node in region.nodes}
         for output in self._outputs.get(source.id, ()):
-            kept = any(reader.id not in inside for reader, _ in self._needed[output.id])
-            if kept and output.dtype == region.dtype:
-                inversion = self._invert(derivative, output, source)
+            kept = any(reader.id not in inside for reader, _ in self._needed[output.kept.id])
+            everywhere = output.mask is None or output.mask is mask
+            if kept and everywhere and output.kept.dtype == region.dtype:
+                inversion = self._invert(inner, output.value, source)
                 if inversion is not None:
-                    return Inverse(output, source, inversion)
+                    return Inverse(output.kept, source, inversion, mask)
         return None
+
+    def _output(self, kept: Value) -> _Output:
+        """Looks behind a dropout."""
+        if kept.node.op_type == "SelectV2":
+            condition, value, other = kept.node.inputs
+            zero = self._view.constant(other)
+            same = kept.shape is not None and kept.shape == value.shape == condition.shape
+            if same and zero is not None and not zero.any():
+                return _Output(kept, value, condition)
+        return _Output(kept, kept, None)
 
     def _invert(self, derivative: Expr, output: Value, source: Value) -> Inversion | None:
         def tabulated(expr: Expr) -> Function:
@@ -157,3 +221,13 @@ class Inverses:
 
         dtype = output.dtype.as_numpy_dtype
         return invert(tabulated(Leaf(output)), tabulated(derivative), dtype)
+
+
+def _masked(part: Expr) -> tuple[Value | None, Expr]:
+    """The mask that a derivative is zero without, and the rest of it."""
+    if isinstance(part, Apply) and part.op_type == "SelectV2":
+        condition, inner, other = part.args
+        zero = is_const(other, 0) or is_zeros(other)
+        if zero and isinstance(condition, Leaf) and isinstance(condition.key, Value):
+            return condition.key, inner
+    return None, part

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import tensorflow as tf
 
-from nested_fad_tf.graph.nodes import Node, Value
+from nested_fad_tf.graph.nodes import Value
 from nested_fad_tf.graph.sizes import Shape
 from nested_fad_tf.ops.expr import Apply, Const, Expr, Leaf, subexpressions
-from nested_fad_tf.plan.rewrite import RewriteBuilder
+from nested_fad_tf.plan.maker import NodeMaker
 
 _COMPARISONS = frozenset({"Greater", "GreaterEqual", "Less", "LessEqual", "Equal", "NotEqual"})
 _PREDICATES = frozenset({"IsNan", "IsInf", "IsFinite"})
@@ -25,17 +24,13 @@ class Lowering:
     """Makes nodes for expressions, one for each distinct part.
 
     Args:
-        builder: Where the nodes go.
+        make: Makes them.
         dtype: The dtype of all arithmetic; numbers take it.
-        origin: The traced node that the nodes are named after.
-        suffix: Of their names.
     """
 
-    def __init__(self, builder: RewriteBuilder, dtype: tf.DType, origin: Node, suffix: str) -> None:
-        self._builder = builder
+    def __init__(self, make: NodeMaker, dtype: tf.DType) -> None:
+        self._make = make
         self._dtype = dtype
-        self._origin = origin
-        self._suffix = suffix
         self._made: dict[Expr, Value] = {}
 
     def lower(self, expr: Expr) -> Value:
@@ -63,20 +58,15 @@ class Lowering:
                 raise NotLowerableError(f"{value} in arithmetic of {self._dtype.name}")
             return value
         if isinstance(part, Const):
-            number = np.array(part.number, self._dtype.as_numpy_dtype)
-            suffix = f"{self._suffix}/const"
-            return self._builder.constant(number, self._dtype, origin=self._origin, suffix=suffix)
+            return self._make.number(part.number, self._dtype, "/const")
         assert isinstance(part, Apply)
         inputs = [self._made[a] for a in part.args]
         attrs = dict(part.attrs)
         if part.op_type not in _LOGICAL:
             attrs["T"] = self._dtype
         boolean = part.op_type in _COMPARISONS | _PREDICATES | _LOGICAL
-        output = (tf.bool if boolean else self._dtype, broadcast_shape(inputs))
-        node = self._builder.add(
-            part.op_type, inputs, [output], origin=self._origin, suffix=self._suffix, attrs=attrs
-        )
-        return node.outputs[0]
+        dtype = tf.bool if boolean else self._dtype
+        return self._make.add(part.op_type, inputs, dtype, broadcast_shape(inputs), "", attrs)
 
 
 def broadcast_shape(values: Sequence[Value]) -> Shape | None:

@@ -6,57 +6,24 @@ forward pass never reads them, so that outputs and the loss are what they were.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Collection, Sequence
 
 import tensorflow as tf
 
-from nested_fad_tf.graph.nodes import Node, Value
+from nested_fad_tf.graph.nodes import Value
 from nested_fad_tf.graph.sizes import size_in_bytes
 from nested_fad_tf.ops.expr import Const, Expr, Leaf
 from nested_fad_tf.options import Options
 from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.factor import Region
 from nested_fad_tf.plan.formats import format_of
-from nested_fad_tf.plan.inverse import Inverse, Inverses
-from nested_fad_tf.plan.lower import Lowering, broadcast
-from nested_fad_tf.plan.maker import NodeMaker
+from nested_fad_tf.plan.inverse import Inverses
+from nested_fad_tf.plan.lower import broadcast
 from nested_fad_tf.plan.plan import Keep
-from nested_fad_tf.plan.rewrite import RewriteBuilder
 from nested_fad_tf.plan.sources import find_awaited, find_factors, latest_source, values_of
-from nested_fad_tf.plan.storage import Extent, Format, kept_as
-
-
-@dataclasses.dataclass(frozen=True)
-class Stored:
-    """A derivative as it is kept.
-
-    Attributes:
-        derivative: The derivative.
-        value: Its value in the forward pass, or what tells it.
-        format: How it is stored.
-        parts: What is kept, the largest first; none if the value is enough.
-    """
-
-    derivative: Expr
-    value: Value
-    format: Format
-    parts: tuple[Value, ...]
-
-    def keep(self, why: str) -> Keep:
-        """What is kept, as the plan lists it.
-
-        Args:
-            why: Why.
-
-        Returns:
-            An entry of the plan.
-        """
-        parts = self.parts or (self.value,)
-        size = sum(v.nbytes for v in parts)
-        return Keep(parts[0], why + kept_as(self.format), self.format.name, size)
+from nested_fad_tf.plan.storage import Extent, Format
 
 
 class Narrowing:
@@ -96,50 +63,33 @@ class Narrowing:
             region: A region of the backward pass.
 
         Returns:
-            For each derivative that is stored with a loss its format.
+            For each derivative, or part of one, that is stored with a loss its format.
         """
         if self._options.precision == "exact":
             return {}
         pairs = [pair for row in region.derivatives.values() for pair in row.items()]
         at_once = {d for cotangent, d in pairs if not self._awaited[cotangent.node.id]}
-        found = {d: self.format_of(d, region) for _, d in pairs if d not in at_once}
-        return {d: format for d, format in found.items() if format is not None}
+        found: dict[Expr, Format] = {}
+        for derivative in dict.fromkeys(d for _, d in pairs if d not in at_once):
+            if self._options.precision == "inverse":
+                found |= self._inverses.parts(derivative, region, self._may_be_lossy)
+            elif self._may_be_lossy(derivative, region):
+                extent = self.extent(derivative, region.dtype)
+                format = format_of(self._options.precision, extent)
+                found |= {} if format is None else {derivative: format}
+        return found
 
-    def stored(self, derivative: Expr, format: Format | None, forward: Lowering) -> Value:
-        """What a derivative is brought back from, or multiplied with if it is kept as it is.
+    def _may_be_lossy(self, derivative: Expr, region: Region) -> bool:
+        """Whether a derivative is worth a loss, and no value that the loss depends on.
 
-        Args:
-            derivative: An expression over forward values.
-            format: Its format.
-            forward: Makes nodes in the forward pass.
-
-        Returns:
-            The value of the derivative, or an output that tells it.
+        Nor is one stored that something delays to the backward pass.
         """
-        return format.output if isinstance(format, Inverse) else forward.lower(derivative)
-
-    def format_of(self, derivative: Expr, region: Region) -> Format | None:
-        """The format that a derivative is stored in, if it has to be kept.
-
-        Args:
-            derivative: An expression over forward values.
-            region: The region that it belongs to.
-
-        Returns:
-            The format; `None` if it is kept as it is: always with precision "exact", else if it is
-            small, if it is itself a value of the forward pass, on which the loss depends, or if
-            something delays it to the backward pass.
-        """
-        if self._options.precision == "exact" or isinstance(derivative, Const):
-            return None
+        if isinstance(derivative, Const):
+            return False
         if isinstance(derivative, Leaf) and not self._is_factor(derivative):
-            return None
-        extent = self.extent(derivative, region.dtype)
-        if extent.nbytes < self._options.min_bytes or self.latest_source(derivative) is None:
-            return None
-        if self._options.precision == "inverse":
-            return self._inverses.find(derivative, region)
-        return format_of(self._options.precision, extent)
+            return False
+        large = self.extent(derivative, region.dtype).nbytes >= self._options.min_bytes
+        return large and self.latest_source(derivative) is not None
 
     def nbytes(self, derivative: Expr, dtype: tf.DType, format: Format | None) -> int:
         """What keeping a derivative takes.
@@ -186,59 +136,26 @@ class Narrowing:
         """
         return latest_source(self._candidates, self._factors, derivative)
 
+    def is_kept(self, derivative: Expr) -> bool:
+        """Whether a derivative that is not stored otherwise is a buffer of its own.
+
+        Args:
+            derivative: An expression over forward values.
+
+        Returns:
+            Whether it lives on from the forward into the backward pass.
+        """
+        if isinstance(derivative, Leaf):
+            value = derivative.key
+            assert isinstance(value, Value)
+            if value.id in self._spread or self._candidates.is_free(value):
+                return False
+            return self.latest_source(derivative) is not None
+        return not isinstance(derivative, Const)
+
     def _is_factor(self, leaf: Leaf) -> bool:
         assert isinstance(leaf.key, Value)
         return self._factors[leaf.key.node.id]
-
-
-class Shelf:
-    """Stores the derivatives of one region.
-
-    Args:
-        builder: Where the nodes go.
-        origin: The traced node that they are named after.
-
-    Attributes:
-        stored: What is stored, by derivative.
-    """
-
-    def __init__(self, builder: RewriteBuilder, origin: Node) -> None:
-        self.stored: dict[Expr, Stored] = {}
-        self._builder = builder
-        self._origin = origin
-        self._taken: dict[tuple[Expr, int], Value] = {}  # by derivative and cotangent
-
-    def put(self, derivative: Expr, value: Value, format: Format) -> None:
-        """Stores a derivative, unless it is stored already.
-
-        Args:
-            derivative: The derivative.
-            value: Its value in the forward pass, or what tells it.
-            format: How to store it.
-        """
-        if derivative not in self.stored:
-            make = NodeMaker(self._builder, self._origin, suffix="/derivative")
-            parts = format.pack(make, value)
-            self.stored[derivative] = Stored(derivative, value, format, parts)
-
-    def take(self, derivative: Expr, cotangent: Value) -> Value:
-        """Brings a derivative back, once the cotangent that it is multiplied with is there.
-
-        Args:
-            derivative: The derivative.
-            cotangent: The cotangent.
-
-        Returns:
-            A value close to the derivative's.
-        """
-        key = derivative, cotangent.id
-        if key not in self._taken:
-            make = NodeMaker(
-                self._builder, self._origin, suffix="/product", controls=[cotangent.node]
-            )
-            stored = self.stored[derivative]
-            self._taken[key] = stored.format.unpack(make, stored.parts, stored.value)
-        return self._taken[key]
 
 
 def narrow_note(derivatives: Sequence[Keep], precision: str) -> str:

@@ -187,7 +187,7 @@ class Recomputation:
         part = parts.TABLE[node.op_type]
         read = tuple(Leaf(scope.read(v)) for v in node.inputs)
         first = len(self.builder.nodes)
-        lowering = Lowering(self.builder, node.outputs[0].dtype, node, "")
+        lowering = Lowering(NodeMaker(self.builder, node), node.outputs[0].dtype)
         value = lowering.lower(part.formula(read, node.attr))
         made = self.builder.nodes[first:]
         for step in made:

@@ -8,7 +8,7 @@ than read: no table of known activations is needed.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ class Univariate:
     def __init__(self, view: GraphView) -> None:
         self._view = view
         self._sources: dict[int, Value | None] = {}  # by value id; `None` for numbers
+        self._of: dict[Expr, Sequence[Value]] = {}
         for node in view.nodes:
             for value in node.outputs:
                 self._sources[value.id] = self._find(node, value)
@@ -49,8 +50,19 @@ class Univariate:
             The value of the graph, as far back as numbers alone come in between; `None` if there
             is not exactly one.
         """
-        sources = {self._sources[v.id] for v in values_of(derivative)} - {None}
-        return sources.pop() if len(sources) == 1 else None
+        for part in subexpressions(derivative):
+            if part not in self._of:
+                self._of[part] = self._sources_of(part)
+        found = self._of[derivative]
+        return found[0] if len(found) == 1 else None
+
+    def _sources_of(self, part: Expr) -> Sequence[Value]:
+        """What a part of an expression is a function of; two stand for more."""
+        if isinstance(part, Apply):
+            found = [v for arg in part.args for v in self._of[arg]]
+        else:
+            found = [v for leaf in values_of(part) if (v := self._sources[leaf.id]) is not None]
+        return tuple({v.id: v for v in found}.values())[:2]
 
     def tabulate(self, derivative: Expr, source: Value, numbers: np.ndarray) -> np.ndarray:
         """Evaluates an expression.

@@ -62,6 +62,13 @@ def test_scaling_goes_inside_masks_and_keeps_quotients() -> None:
     assert scale(1 / X, Y) is Y / X
 
 
+def test_sums_behind_one_mask_are_selected_once() -> None:
+    masked = select(X > 0, X, 0)
+    assert masked + select(X > 0, Y, 0) is select(X > 0, X + Y, 0)
+    assert (masked + select(Y > 0, Y, 0)).op_type == "AddV2"  # type: ignore[attr-defined]
+    assert (masked + select(X > 0, Y, 1)).op_type == "AddV2"  # type: ignore[attr-defined]
+
+
 def test_masks_nest_without_growing() -> None:
     slope: Expr = Const(1)
     for i in range(60):

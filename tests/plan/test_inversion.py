@@ -184,3 +184,59 @@ def test_an_output_that_only_its_own_region_reads_tells_nothing():
 
     found = nfad.explain(step, numbers(64, 64), numbers(64, 64), options=inverting())
     assert "inverse" not in {kept.format for kept in found.kept}
+
+
+def scaled(y, scale):
+    return mish(y * scale)
+
+
+def dropped(y, _):
+    return tf.nn.experimental.stateless_dropout(tf.nn.gelu(y), 0.25, seed=[1, 2])
+
+
+@pytest.mark.parametrize("fuse", ["ops", "xla"])
+@pytest.mark.parametrize(("layer", "bits"), [(scaled, 1), (dropped, 2)])
+def test_a_part_of_a_derivative_follows(layer, bits, fuse):
+    def step(x, scale, *weights):
+        with tf.GradientTape() as tape:
+            tape.watch([scale, *weights])
+            for w in weights:
+                x = layer(x @ w, scale)
+            loss = tf.reduce_mean(x @ weights[0])
+        return loss, tape.gradient(loss, [scale, *weights], unconnected_gradients="zero")
+
+    weights = [numbers(64, 64, seed=i, scale=0.2) for i in range(4)]
+    args = [numbers(32, 64, seed=9), numbers(64, seed=7), *weights]
+    rewritten = nfad.function(step, options=inverting(fuse=fuse))
+    loss, gradients = rewritten(*args)
+    expected, exact = tf.function(step)(*args)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    for found, wanted in zip(gradients, exact, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=0.01 * np.abs(wanted).max())
+    (report,) = rewritten.reports
+    inverted = [kept.bytes for kept in report.kept if kept.format == "inverse"]
+    assert inverted == [bits * 32 * 64 // 8] * 4
+    # One float beside the output, which the next product keeps: the scale's gradient needs it.
+    exactly = sum(kept.bytes for kept in report.kept if kept.format == "exact")
+    assert exactly == 32 * 64 * 4 * (4 + 4 * (layer is scaled))
+
+
+def test_an_output_behind_another_mask_tells_nothing():
+    def step(x, w, v, mask):
+        with tf.GradientTape() as tape:
+            tape.watch(w)
+            for _ in range(4):
+                y = tf.nn.gelu(x @ w)
+                # What the second product reads isn't kept: nobody asks for the gradient of v.
+                x = tf.where(mask, y, 0.0) @ w + tf.where(~mask, y, 0.0) @ v
+            loss = tf.reduce_mean(x @ v)
+        return loss, tape.gradient(loss, w)
+
+    args = [numbers(64, 64, seed=i, scale=0.3) for i in range(3)]
+    args.append(numbers(64, 64, seed=3) > 0)
+    rewritten = nfad.function(step, options=inverting())
+    _, gradient = rewritten(*args)
+    exact = tf.function(step)(*args)[1]
+    np.testing.assert_allclose(gradient, exact, rtol=0, atol=0.01 * np.abs(exact).max())
+    (report,) = rewritten.reports
+    assert [kept.format for kept in report.kept].count("inverse") == 4

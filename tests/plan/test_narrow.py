@@ -218,7 +218,7 @@ def formats_in(step, min_bytes=1024):
     candidates = candidates_of(step, SQUARE, SQUARE)
     narrowing = Narrowing(candidates, nfad.Options(precision="int8", min_bytes=min_bytes))
     return {
-        (type(d), None if (f := narrowing.format_of(d, region)) is None else f.name)
+        (type(d), None if (f := narrowing.formats(region).get(d)) is None else f.name)
         for region in find_regions(candidates)
         for row in region.derivatives.values()
         for d in row.values()
