@@ -19,6 +19,7 @@ Strategy = Literal["auto", "forward_ad", "recompute"]
 Fuse = Literal["auto", "xla", "ops"]
 Rounded = Literal["exact", "bfloat16", "int8", "int4", "int2"]
 Precision = Literal[Rounded, "inverse"]
+Rounding = Literal["nearest", "stochastic"]
 OnError = Literal["fallback", "raise"]
 
 _BUDGETS = (
@@ -58,6 +59,9 @@ class Options:
             convolutions read: a precision as above, but for "inverse", just as lossy for
             gradients, and no change of anything else. Strategies "auto" and "recompute" take the
             exact plan where that needs less, or is within the budget.
+        rounding: How "int8", "int4" and "int2" round: to the "nearest", or "stochastic", at random,
+            so that what comes back is right on average, with larger errors and more time. The
+            program's own random numbers stay what they are.
         budget: What the predicted peak of a step, above what lived before it, has to fit into:
             bytes, a text such as "6GiB" or "800 MB", or a fraction, above 0 and below 1, of the
             peak without the pass. Beyond element-wise ops, as many matrix products, convolutions
@@ -81,6 +85,7 @@ class Options:
     fuse: Fuse = "auto"
     precision: Precision = "exact"
     activations: Rounded = "exact"
+    rounding: Rounding = "nearest"
     budget: int | float | str | None = None
     min_bytes: int = 64 * 1024
     on_error: OnError = "fallback"
@@ -94,6 +99,7 @@ class Options:
         _check_choice("fuse", self.fuse, get_args(Fuse))
         _check_choice("precision", self.precision, get_args(Precision))
         _check_choice("activations", self.activations, get_args(Rounded))
+        _check_choice("rounding", self.rounding, get_args(Rounding))
         _check_choice("on_error", self.on_error, get_args(OnError))
         _check_bool("verify", self.verify)
         _check_int("min_bytes", self.min_bytes, least=0)
@@ -101,6 +107,7 @@ class Options:
         _check_factor("tradeoff", self.tradeoff)
         _check_precision(self.precision, self.strategy)
         _check_activations(self.activations, self.strategy)
+        _check_rounding(self)
         _check_verifiable(self)
         _check_budget(self.budget, self.strategy)
 
@@ -263,6 +270,16 @@ def _check_activations(activations: str, strategy: str) -> None:
         raise OptionsError(
             f"activations={activations!r}: strategy='forward_ad' keeps activations as they are; use"
             " strategy='auto' or 'recompute', or activations='exact'"
+        )
+
+
+def _check_rounding(options: Options) -> None:
+    """Raises if there is nothing that could be rounded at random."""
+    integers = ("int8", "int4", "int2")
+    if options.rounding != "nearest" and not {options.precision, options.activations} & {*integers}:
+        raise OptionsError(
+            f"rounding={options.rounding!r}: nothing is kept as integers; name precision or"
+            f" activations as well: {_quoted(integers)}"
         )
 
 

@@ -13,6 +13,7 @@ def test_defaults_are_those_of_the_documentation():
         "fuse": "auto",
         "precision": "exact",
         "activations": "exact",
+        "rounding": "nearest",
         "budget": None,
         "min_bytes": 65536,
         "on_error": "fallback",
@@ -44,6 +45,7 @@ def test_replace_leaves_the_original_alone():
         ("fuse", "jit", "'auto', 'xla', 'ops'"),
         ("precision", "float8", "'exact', 'bfloat16', 'int8', 'int4', 'int2'"),
         ("activations", "float8", "'exact', 'bfloat16', 'int8', 'int4', 'int2'"),
+        ("rounding", "up", "'nearest', 'stochastic'"),
         ("on_error", "ignore", "'fallback', 'raise'"),
         ("verify", 1, "True, False"),
         ("min_bytes", -1, "integers of at least 0"),
@@ -100,6 +102,13 @@ def test_gradients_that_differ_on_purpose_are_not_verified(precision):
 )  # fmt: skip
 def test_budgets(budget, expected):
     assert Options(budget=budget).budget_bytes(peak=1000) == expected
+
+
+@pytest.mark.parametrize("lossy", [{}, {"precision": "inverse"}, {"activations": "bfloat16"}])
+def test_without_integers_nothing_is_rounded_at_random(lossy):
+    with pytest.raises(OptionsError, match="as well: 'int8', 'int4', 'int2'"):
+        Options(rounding="stochastic", **lossy)
+    assert Options(rounding="stochastic", **{**lossy, "activations": "int4"}).lossy
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,8 @@ def narrowed(candidates: Candidates, options: Options) -> Candidates:
             continue
         if candidates.late[root.node.id] and not candidates.is_tied_factor(root.node):
             continue
-        format = format_of(options.activations, extent_of(root, candidates.view.nominal))
+        extent = extent_of(root, candidates.view.nominal)
+        format = format_of(options.activations, options.rounding, extent)
         if format is not None and root.nbytes >= options.min_bytes:
             formats[root.id] = format
     bans = {candidates.view.values[i].node.id: why for i, why in exact.items()}

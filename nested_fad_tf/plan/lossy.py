@@ -35,7 +35,7 @@ def plan(candidates: Candidates, options: Options) -> Plan:
     Returns:
         The best plan. Its note says which one it is, and what the others' peaks would be.
     """
-    exactly = options.replace(precision="exact", activations="exact")
+    exactly = options.replace(precision="exact", activations="exact", rounding="nearest")
     exact = auto.plan(candidates, exactly.replace(budget=None))
     lossy = _lossy_plans(candidates, options.replace(budget=None))
     limit = options.budget_bytes(exact.before.peak_bytes)

@@ -75,7 +75,7 @@ class Narrowing:
                 found |= self._inverses.parts(derivative, region, self._may_be_lossy)
             elif self._may_be_lossy(derivative, region):
                 extent = self.extent(derivative, region.dtype)
-                format = format_of(self._options.precision, extent)
+                format = format_of(self._options.precision, self._options.rounding, extent)
                 found |= {} if format is None else {derivative: format}
         return found
 

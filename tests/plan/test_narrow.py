@@ -22,6 +22,7 @@ from nested_fad_tf.plan.storage import Extent
 
 LOSSY = [name for name in FORMATS if name != "exact"]
 INTEGERS = ["int8", "int4", "int2"]
+ROUNDINGS = ["nearest", "stochastic"]
 # How far a number may be off: as a part of itself, and as one of the range of its row.
 ALLOWED = {"bfloat16": (2**-8, 0), "int8": (0, 1 / 510), "int4": (0, 1 / 30), "int2": (0, 1 / 6)}
 ROUNDING = {tf.float64: 1e-12, tf.float32: 1e-5, tf.bfloat16: 1e-2, tf.float16: 2e-3}
@@ -33,7 +34,16 @@ def small_groups(monkeypatch):
     monkeypatch.setattr(groups, "_LEAST_SAVED", 0)
 
 
-def there_and_back(name, numbers, shape=None):
+def allowed(name, rounding):
+    """How far a number may be off: as a part of itself, and as one of the range of its row."""
+    part, of_range = ALLOWED[name]
+    if rounding == "nearest" or name == "bfloat16":
+        return part, of_range
+    # A whole step, of which there is one less.
+    return part, 1 / (1 / (2 * of_range) - 1)
+
+
+def there_and_back(name, numbers, shape=None, rounding="nearest"):
     """What comes back of a tensor that is stored in a format, and what that takes."""
     tensor = tf.convert_to_tensor(numbers)
     spec = tf.TensorSpec(shape or tensor.shape, tensor.dtype)
@@ -45,7 +55,7 @@ def there_and_back(name, numbers, shape=None):
         builder = RewriteBuilder(view)
         (value,) = first.outputs
         extent = Extent(value.dtype, value.shape, value.nbytes // value.dtype.size, view.nominal)
-        chosen = FORMATS[name][0]
+        chosen = format_of(name, rounding, extent) or FORMATS[name][0]
         parts = chosen.pack(NodeMaker(builder, first), value)
         back = chosen.unpack(NodeMaker(builder, second, controls=[first]), parts, value)
         builder.redirect(second, 0, back)
@@ -63,6 +73,7 @@ def normal(*shape, dtype=tf.float32):
     return tf.cast(np.random.default_rng(1).standard_normal(shape), dtype)
 
 
+@pytest.mark.parametrize("rounding", ROUNDINGS)
 @pytest.mark.parametrize("name", LOSSY)
 @pytest.mark.parametrize("dtype", [tf.float32, tf.float64, tf.float16, tf.bfloat16])
 @pytest.mark.parametrize(
@@ -76,14 +87,14 @@ def normal(*shape, dtype=tf.float32):
         ((48,), None),
     ],
 )
-def test_what_comes_back_is_close(name, dtype, shape, static):
+def test_what_comes_back_is_close(name, dtype, shape, static, rounding):
     numbers = normal(*shape, dtype=dtype)
-    back, nbytes = there_and_back(name, numbers, static)
+    back, nbytes = there_and_back(name, numbers, static, rounding)
     want, got = np.asarray(numbers, np.float64), np.asarray(back, np.float64)
-    part, of_range = ALLOWED[name]
+    part, of_range = allowed(name, rounding)
     span = want.max() - want.min()  # that of a row is at most that
-    allowed = part * np.abs(want) + (of_range + ROUNDING[dtype]) * span
-    assert (np.abs(got - want) <= allowed).all()
+    most = part * np.abs(want) + (of_range + ROUNDING[dtype]) * span
+    assert (np.abs(got - want) <= most).all()
     bits = {"bfloat16": 16, "int8": 8, "int4": 4, "int2": 2}[name]
     if static is None:
         assert want.size * bits // 8 <= nbytes < want.size * (bits + 2) // 8 + 16
@@ -98,21 +109,48 @@ def test_a_row_has_a_scale_of_its_own(name):
     assert (np.abs(back - numbers) <= (ALLOWED[name][1] + 1e-5) * span).all()
 
 
+@pytest.mark.parametrize("name", INTEGERS)
+@pytest.mark.parametrize("shift", [0, 3, -3])
+def test_rounding_at_random_is_right_on_average(name, shift):
+    row = np.asarray(normal(256)) + np.float32(shift)
+    # All rows are alike, and each is rounded by numbers of its own.
+    numbers = np.tile(row, (2000, 1))
+    back, _ = there_and_back(name, numbers, rounding="stochastic")
+    step = np.ptp([*row, 0]) * allowed(name, "stochastic")[1]
+    assert np.abs(back.mean(axis=0) - row).max() < 5 * 0.5 * step / 2000**0.5
+    nearest, _ = there_and_back(name, numbers)
+    assert np.abs(nearest.mean(axis=0) - row).max() > 0.3 * step
+    assert len(np.unique(back[:, 0])) == 2
+
+
+def test_rounding_at_random_depends_on_the_tensor_alone():
+    numbers = np.asarray(normal(16, 256))
+    first, second, other = (
+        there_and_back("int4", array, rounding="stochastic")[0]
+        for array in (numbers, numbers, numbers * np.float32(1.001))
+    )
+    assert (first == second).all()
+    assert 0.1 < (np.abs(first - other) > 0.1).mean() < 0.9
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
 @pytest.mark.parametrize("name", LOSSY)
-def test_zeros_and_ones_are_exact(name):
+def test_zeros_and_ones_are_exact(name, rounding):
     mask = (np.asarray(normal(32, 256)) > 0).astype(np.float32)
     mask[0], mask[1] = 0, 1
-    assert (there_and_back(name, mask)[0] == mask).all()
+    assert (there_and_back(name, mask, rounding=rounding)[0] == mask).all()
     signed = np.where(mask == 0, 0, np.asarray(normal(32, 256))).astype(np.float32)
-    assert (there_and_back(name, signed)[0][mask == 0] == 0).all()
+    back, _ = there_and_back(name, signed, rounding=rounding)
+    assert (back[mask == 0] == 0).all()
 
 
+@pytest.mark.parametrize("rounding", ROUNDINGS)
 @pytest.mark.parametrize("name", LOSSY)
 @pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_does_not_come_back_finite(name, special):
+def test_what_is_not_finite_does_not_come_back_finite(name, special, rounding):
     numbers = np.array(normal(8, 256))
     numbers[3, 17] = special
-    back, _ = there_and_back(name, numbers)
+    back, _ = there_and_back(name, numbers, rounding=rounding)
     assert not np.isfinite(back[3, 17])
     others = np.arange(8) != 3
     assert np.isfinite(back[others]).all()
@@ -122,12 +160,13 @@ def test_what_is_not_finite_does_not_come_back_finite(name, special):
         assert not np.isfinite(back[3]).any()
 
 
+@pytest.mark.parametrize("rounding", ROUNDINGS)
 @pytest.mark.parametrize("name", INTEGERS)
-def test_large_numbers_stay_finite(name):
+def test_large_numbers_stay_finite(name, rounding):
     numbers = np.array(normal(2, 256))
     # Their difference is beyond what a float32 holds.
     numbers[0, :2] = np.float32(2e38), np.float32(-2e38)
-    assert np.isfinite(there_and_back(name, numbers)[0]).all()
+    assert np.isfinite(there_and_back(name, numbers, rounding=rounding)[0]).all()
 
 
 @pytest.mark.parametrize("name", LOSSY)
@@ -159,7 +198,7 @@ def test_nothing_comes_back_of_nothing(name):
 def test_a_format_that_holds_it_in_fewer_bytes_is_chosen(precision, dtype, shape, chosen):
     known = [32 if d is None else d for d in shape or ()]
     extent = Extent(dtype, shape, int(np.prod(known, initial=1)), 32)
-    format = format_of(precision, extent)
+    format = format_of(precision, "nearest", extent)
     assert (None if format is None else format.name) == chosen
 
 
