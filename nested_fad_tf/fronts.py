@@ -126,6 +126,8 @@ def budgets(
     while True:
         budget = int(_STEP * report.predicted_peak_after)
         report = pipeline.rewrite_graph(graph, options.replace(budget=budget), apply=False)
+        if report.timeline_before is None:
+            return Budgets(name, plain_peak, (unlimited, *_worth_having(found)), report.reason)
         peak, seconds = report.predicted_peak_after, report.predicted_seconds_again
         _, met, how = report.note.partition(MET)
         if peak > budget:

@@ -37,6 +37,7 @@ MODELS = {
     "mobilenetv3small": "MobileNetV3Small",
     "convnexttiny": "ConvNeXtTiny",
     "resnet50": "ResNet50",
+    "resnet101": "ResNet101",
     "bert": "BERT",
     "gpt2": "GPT-2",
     "llama": "Llama",

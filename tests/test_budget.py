@@ -108,6 +108,22 @@ def test_random_numbers_and_collectives_run_once():
     assert not any(node.origin.stateful for node in plan.rewrite.nodes)
 
 
+def test_the_time_of_products_that_run_again():
+    def with_einsum(x):
+        with tf.GradientTape() as tape:
+            h = x
+            for weight in WEIGHTS:
+                h = tf.nn.gelu(tf.einsum("nj,jk->nk", h, weight))
+            loss = tf.reduce_sum(h * h)
+        return loss, tape.gradient(loss, WEIGHTS)
+
+    reports = [
+        nfad.explain(f, X, options=OPTIONS.replace(budget=0.15)) for f in (step, with_einsum)
+    ]
+    seconds = [report.predicted_seconds_again for report in reports]
+    np.testing.assert_allclose(seconds[1], seconds[0], rtol=0.3)
+
+
 def test_whole_models():
     """Convolutions, normalisations whose averages move, pooling, attention: by `fit`."""
 

@@ -28,6 +28,7 @@ MODELS: dict[str, dict[str, int]] = {
     "mobilenetv3small": {"batch": 64, "size": 160},
     "convnexttiny": {"batch": 16, "size": 128},
     "resnet50": {"batch": 32, "size": 128},
+    "resnet101": {"batch": 16, "size": 128},
     "bert": _LANGUAGE,
     "gpt2": _LANGUAGE,
     "llama": _LANGUAGE,

@@ -300,6 +300,7 @@ _BUILDERS: dict[str, Builder] = {
     "mobilenetv3small": _application("MobileNetV3Small"),
     "convnexttiny": _application("ConvNeXtTiny"),
     "resnet50": _application("ResNet50"),
+    "resnet101": _application("ResNet101"),
     "bert": _language(partial(_dense, "BertBackbone")),
     "gpt2": _language(partial(_dense, "GPT2Backbone")),
     "llama": _language(_llama),

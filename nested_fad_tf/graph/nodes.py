@@ -125,13 +125,13 @@ class Node:
             name: The attribute's name.
 
         Returns:
-            What `tf.Operation.get_attr` gives; for an added node what it was made with. `None` if
-            there is none.
+            What `tf.Operation.get_attr` gives; for an added node what it was made with, or what
+            the node gives that it is a copy of. `None` if there is none.
         """
         if self._attrs is not None:
             return self._attrs.get(name)
         if self.op is None:
-            return None
+            return None if self.origin is None else self.origin.attr(name)
         try:
             return self.op.get_attr(name)
         except ValueError:
