@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nested_fad_tf import testing
+    from nested_fad_tf.error_measuring import measure_errors
     from nested_fad_tf.errors import (
         CostsError,
         OptionsError,
@@ -51,6 +52,7 @@ __all__ = [
     "function",
     "keras",
     "measure",
+    "measure_errors",
     "plots",
     "rewrite",
     "rewriting",
@@ -81,6 +83,7 @@ _HOMES = {
     "explain": "functions",
     "function": "functions",
     "measure": "report.memory",
+    "measure_errors": "error_measuring",
     "rewrite": "functions",
     "rewriting": "functions",
 }

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import tensorflow as tf
 from absl import logging
 
 from nested_fad_tf.emit import edit, residuals
@@ -17,6 +18,7 @@ from nested_fad_tf.emit.inline import Inliner
 from nested_fad_tf.emit.outlined import Outlines
 from nested_fad_tf.errors import FAILED, RewriteError
 from nested_fad_tf.graph import tracing
+from nested_fad_tf.graph.nodes import Value
 from nested_fad_tf.graph.roles import Roles, find_roles
 from nested_fad_tf.graph.simplify import simplify
 from nested_fad_tf.graph.view import GraphView
@@ -41,6 +43,8 @@ _warned: set[str] = set()
 
 # Called with the view of a graph.
 Watch = Callable[[GraphView], None]
+# Called with a plan that was carried out, and what gives the tensor that holds a value now.
+Applied = Callable[[Plan, Callable[[Value], tf.Tensor]], None]
 
 
 def rewrite_graph(
@@ -50,6 +54,7 @@ def rewrite_graph(
     apply: bool = True,
     outlines: Outlines | None = None,
     watch: Watch | None = None,
+    applied: Applied | None = None,
 ) -> Report:
     """Rewrites a traced function graph in place.
 
@@ -59,6 +64,7 @@ def rewrite_graph(
         apply: Whether to change the graph; otherwise the report says what would be done.
         outlines: Where to put gradients that a SavedModel is to hold.
         watch: Called with the view of the graph before it is changed.
+        applied: Called when it was changed and holds its own backward pass.
 
     Returns:
         What was done, or why nothing was.
@@ -69,7 +75,7 @@ def rewrite_graph(
     start = time.perf_counter()
     try:
         with _without_garbage_collection():
-            return _rewrite(graph, options, apply, outlines, watch, start)
+            return _rewrite(graph, options, apply, outlines, watch, applied, start)
     except Exception as error:
         return _failed(graph, error, options, start)
 
@@ -89,6 +95,7 @@ def _rewrite(
     apply: bool,
     outlines: Outlines | None,
     watch: Watch | None,
+    applied: Applied | None,
     start: float,
 ) -> Report:
     compiled, taped = tracing.is_compiled(graph), tracing.is_taped()
@@ -120,7 +127,9 @@ def _rewrite(
         _warn_if_short(view, plan, options)
     if apply and plan.rewrite:
         edit.redirect(simplified)
-        edit.apply(graph, view, plan.rewrite, compiled=options.fuse != "ops")
+        tensor_of = edit.apply(graph, view, plan.rewrite, compiled=options.fuse != "ops")
+        if applied is not None:
+            applied(plan, tensor_of)
         _inliner.rewritten(graph)
     return building.from_plan(view, plan, roles, time.perf_counter() - start)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -19,7 +19,9 @@ from nested_fad_tf.plan.schedule import Schedule, Step
 from nested_fad_tf.plan.wiring import Wiring
 
 
-def apply(graph: Any, view: GraphView, rewrite: Rewrite, *, compiled: bool) -> None:
+def apply(
+    graph: Any, view: GraphView, rewrite: Rewrite, *, compiled: bool
+) -> Callable[[Value], tf.Tensor]:
     """Adds a rewrite's nodes and groups to a graph and redirects readers.
 
     Args:
@@ -27,8 +29,13 @@ def apply(graph: Any, view: GraphView, rewrite: Rewrite, *, compiled: bool) -> N
         view: The view of it.
         rewrite: What to do.
         compiled: Whether XLA compiles the groups.
+
+    Returns:
+        Gives the tensor that holds a value now; those inside of a group have none.
     """
-    _Edit(graph, view, rewrite, compiled).run()
+    edit = _Edit(graph, view, rewrite, compiled)
+    edit.run()
+    return edit.tensor
 
 
 def redirect(redirects: Sequence[Redirect]) -> None:
@@ -75,7 +82,7 @@ class _Edit:
             return primitives.create(
                 self._graph,
                 node.op_type,
-                [self._tensor(v) for v in self._wiring.inputs[node.id]],
+                [self.tensor(v) for v in self._wiring.inputs[node.id]],
                 [v.dtype for v in node.outputs],
                 attributes.of(node),
                 name=node.name,
@@ -84,7 +91,7 @@ class _Edit:
 
     def _call(self, step: Step, group: Group) -> None:
         waits = [self._op(wait.node) for wait in step.waits]
-        arguments = [self._tensor(v) for v in group.inputs]
+        arguments = [self.tensor(v) for v in group.inputs]
         last = group.nodes[-1]
         name = last.name if last.id >= self._traced else f"nested_fad/{last.name}"
         with (
@@ -99,7 +106,7 @@ class _Edit:
             self._made[node.id] = outputs[0].op
 
     def _tie(self, barrier: Node) -> None:
-        *values, cotangent = (self._tensor(v) for v in self._wiring.inputs[barrier.id])
+        *values, cotangent = (self.tensor(v) for v in self._wiring.inputs[barrier.id])
         with tf.name_scope(barrier.name):
             tied = tie(self._graph, values, cotangent)
         for value, tensor in zip(barrier.outputs, (*tied, cotangent), strict=True):
@@ -113,7 +120,7 @@ class _Edit:
             zip(self._wiring.inputs[node.id], node.inputs, strict=True)
         ):
             if now is not then or now.id in self._tensors:
-                primitives.redirect(op, index, self._tensor(now))
+                primitives.redirect(op, index, self.tensor(now))
         controls = self._wiring.controls[node.id]
         if len(controls) != len(node.controls) or any(c.id in self._made for c in controls):
             primitives.wait_for(op, list(dict.fromkeys(map(self._op, controls))))
@@ -124,7 +131,7 @@ class _Edit:
         assert op is not None, f"{node} is waited for before it is made"
         return op
 
-    def _tensor(self, value: Value) -> tf.Tensor:
+    def tensor(self, value: Value) -> tf.Tensor:
         """The tensor that holds a value now."""
         if value.id in self._tensors:
             return self._tensors[value.id]

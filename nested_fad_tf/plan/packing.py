@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from nested_fad_tf.graph.nodes import Node, Value
+from nested_fad_tf.ops.expr import Leaf
 from nested_fad_tf.plan.maker import NodeMaker
 from nested_fad_tf.plan.prompt import Prompt
-from nested_fad_tf.plan.rewrite import RewriteBuilder
+from nested_fad_tf.plan.rewrite import Restored, RewriteBuilder
 from nested_fad_tf.plan.storage import Format
 
 
@@ -39,8 +40,12 @@ class Packing:
         if value.id not in self._packed:
             self._packed[value.id] = self._pack(make, value, format)
         packed = self._packed[value.id]
+        if format is None:
+            return value
         first = len(self._builder.nodes)
-        unpacked = value if format is None else format.unpack(make, packed, value)
+        unpacked = format.unpack(make, packed, value)
+        if format.loss:
+            self._builder.restored.append(Restored(value, Leaf(value), unpacked))
         for node in self._builder.nodes[first:]:
             if packed[0] in node.inputs:
                 hold(node)

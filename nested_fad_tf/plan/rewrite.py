@@ -15,6 +15,7 @@ import tensorflow as tf
 from nested_fad_tf.graph.nodes import Node, Value, aliased_input
 from nested_fad_tf.graph.sizes import Shape, output_in_bytes
 from nested_fad_tf.graph.view import GraphView
+from nested_fad_tf.ops.expr import Expr
 
 SCOPE = "nested_fad"
 
@@ -38,6 +39,21 @@ class Group:
 
 
 @dataclasses.dataclass(frozen=True)
+class Restored:
+    """A tensor that was stored with a loss, and comes back.
+
+    Attributes:
+        kept: What is listed as kept for it.
+        exact: What was stored, an expression over values of the forward pass.
+        back: What comes back.
+    """
+
+    kept: Value
+    exact: Expr
+    back: Value
+
+
+@dataclasses.dataclass(frozen=True)
 class Rewrite:
     """What is to be done to a graph.
 
@@ -49,6 +65,7 @@ class Rewrite:
             forward pass: pure derivative factors that TensorFlow ties to the incoming gradient.
         pinned: Ids of traced nodes whose ops have to run on a CPU: their outputs mean something
             else elsewhere. They would anyway where the function was traced, but it may be saved.
+        restored: What is stored with a loss.
     """
 
     nodes: tuple[Node, ...] = ()
@@ -56,6 +73,7 @@ class Rewrite:
     groups: tuple[Group, ...] = ()
     released: frozenset[int] = frozenset()
     pinned: frozenset[int] = frozenset()
+    restored: tuple[Restored, ...] = ()
 
     def __bool__(self) -> bool:
         """Whether it changes anything."""
@@ -73,12 +91,14 @@ class RewriteBuilder:
     Attributes:
         view: The graph that is to be rewritten; it is only read.
         nodes: The nodes added so far.
+        restored: What is stored with a loss; to be added to.
     """
 
     def __init__(self, view: GraphView) -> None:
         """Starts an empty rewrite."""
         self.view = view
         self.nodes: list[Node] = []
+        self.restored: list[Restored] = []
         self._redirects: dict[tuple[int, int], Value] = {}
         self._released: set[int] = set()
         self._pinned: set[int] = set()
@@ -185,4 +205,5 @@ class RewriteBuilder:
             dict(self._redirects),
             released=frozenset(self._released),
             pinned=frozenset(self._pinned),
+            restored=tuple(self.restored),
         )

@@ -12,7 +12,7 @@ from nested_fad_tf.plan.inverse import Inverse
 from nested_fad_tf.plan.lower import Lowering
 from nested_fad_tf.plan.maker import NodeMaker
 from nested_fad_tf.plan.plan import Keep
-from nested_fad_tf.plan.rewrite import RewriteBuilder
+from nested_fad_tf.plan.rewrite import Restored, RewriteBuilder
 from nested_fad_tf.plan.sources import values_of
 from nested_fad_tf.plan.spread import spread_again
 from nested_fad_tf.plan.storage import Format, kept_as
@@ -34,6 +34,11 @@ class Stored:
     format: Format
     parts: tuple[Value, ...]
 
+    @property
+    def kept(self) -> Value:
+        """The largest part of what is kept."""
+        return self.parts[0] if self.parts else self.value
+
     def keep(self, why: str) -> Keep:
         """What is kept, as the plan lists it.
 
@@ -43,9 +48,8 @@ class Stored:
         Returns:
             An entry of the plan.
         """
-        parts = self.parts or (self.value,)
-        size = sum(v.nbytes for v in parts)
-        return Keep(parts[0], why + kept_as(self.format), self.format.name, size)
+        size = sum(v.nbytes for v in self.parts or (self.value,))
+        return Keep(self.kept, why + kept_as(self.format), self.format.name, size)
 
 
 def split(derivative: Expr, formats: Collection[Expr]) -> tuple[list[Expr], list[Value]]:
@@ -141,8 +145,9 @@ class Shelf:
         key = part, cotangent.id
         if key not in self._taken:
             stored = self._put(part)
-            back = self._back(cotangent)
-            self._taken[key] = stored.format.unpack(back, stored.parts, stored.value)
+            back = stored.format.unpack(self._back(cotangent), stored.parts, stored.value)
+            self._builder.restored.append(Restored(stored.kept, part, back))
+            self._taken[key] = back
         return self._taken[key]
 
     def _put(self, part: Expr) -> Stored:

@@ -31,6 +31,8 @@ class Kept:
         why: Why it is kept.
         format: How it is kept: "exact"; "bits", eight booleans to a byte and exact, too; or a lossy
             format, as in `Options.precision`.
+        error: For a lossy format, if `nfad.measure_errors` measured it: the norm of the difference
+            between what comes back and what was stored, as a part of the norm of that.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Kept:
     bytes: int
     why: str
     format: str = "exact"
+    error: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,6 +270,8 @@ def _kept_line(kept: Kept) -> str:
         "?" if kept.shape is None else "x".join("?" if d is None else str(d) for d in kept.shape)
     )
     figures = f"{_mib(kept.bytes):>8} MiB  {kept.dtype} {shape}"
+    if kept.error is not None:
+        figures += f" {kept.format} off by {kept.error:.1g}"
     return _clip(f"    {figures:<38} {_tail(kept.name, 46)}")
 
 
