@@ -30,7 +30,7 @@ from nested_fad_tf.options import Options
 from nested_fad_tf.plan import cost
 from nested_fad_tf.plan.attempt import Attempt, attempt
 from nested_fad_tf.plan.candidates import Candidates
-from nested_fad_tf.plan.cut import Cut, Span, minimum_cut, recompute_price
+from nested_fad_tf.plan.cut import Costs, Cut, Span, minimum_cut, recompute_price
 from nested_fad_tf.plan.estimate import Estimator
 from nested_fad_tf.plan.stages import Stages
 
@@ -60,10 +60,11 @@ _SHOWN = 3
 
 @dataclasses.dataclass(frozen=True)
 class _Piece:
-    """A span, and what is kept for it."""
+    """A span, what is kept for it, and the price of running it."""
 
     span: Span
     kept: tuple[Value, ...]
+    price: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,6 +219,7 @@ class _Family:
         self._base = base.cut
         self._checkpoints = checkpoints
         self._relaxed = relaxed
+        self._costs = Costs(relaxed)
         self._estimator = Estimator(candidates.view, base.lifetimes)
         self._stages = stages.in_order()
         # What a span can do something about: by storage root, the stages that read it.
@@ -304,8 +306,9 @@ class _Family:
             own = frozenset(s.id for s in stages)
             read = [r for r, by in self._readers.items() if any(s.id in own for s in by)]
             relaxed = dataclasses.replace(self._relaxed, needed={root: [] for root in read})
-            cut = minimum_cut(relaxed, price, anyway)
-            pieces.append(_Piece(Span(stages[0], own, cut.recomputed), cut.kept))
+            cut = minimum_cut(relaxed, price, anyway, costs=self._costs)
+            again = sum(self._prices.get(i, 0.0) for i in cut.recomputed)
+            pieces.append(_Piece(Span(stages[0], own, cut.recomputed), cut.kept, again))
             anyway |= dict.fromkeys((v.id for v in cut.kept), 0.0)
         return pieces
 
@@ -336,7 +339,8 @@ class _Family:
 
     def _price(self, pieces: Sequence[_Piece], kept: Mapping[int, Value]) -> float:
         there = {v.node.id for v in kept.values()}
-        return sum(self._prices.get(i, 0.0) for p in pieces for i in p.span.recomputed - there)
+        spared = (self._prices.get(i, 0.0) for p in pieces for i in p.span.recomputed & there)
+        return sum(p.price for p in pieces) - sum(spared)
 
     def _may_run_again(self, node: Node) -> bool:
         relaxed = self._relaxed

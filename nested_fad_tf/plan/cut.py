@@ -125,11 +125,44 @@ class Network:
         return side
 
 
+class Costs:
+    """What cuts are decided by, looked up once for all cuts of the same graph.
+
+    Args:
+        candidates: The buffers and their prices; which of them are needed doesn't matter.
+    """
+
+    def __init__(self, candidates: Candidates) -> None:
+        self._candidates = candidates
+        self._recompute: dict[int, float] = {}  # by node id
+        self._reads: dict[int, list[Value]] = {}  # by node id
+        self._keep: dict[int, float] = {}  # by storage root's value id
+
+    def recompute(self, node: Node) -> float:
+        """The price of computing a node again: see `recompute_price`."""
+        if node.id not in self._recompute:
+            self._recompute[node.id] = recompute_price(self._candidates, node)
+        return self._recompute[node.id]
+
+    def reads(self, node: Node) -> list[Value]:
+        """What has to be decided about then: see `read_when_recomputed`."""
+        if node.id not in self._reads:
+            self._reads[node.id] = read_when_recomputed(self._candidates, node)
+        return self._reads[node.id]
+
+    def keep(self, root: Value) -> float:
+        """The price of keeping a buffer."""
+        if root.id not in self._keep:
+            self._keep[root.id] = _keep_price(self._candidates, root)
+        return self._keep[root.id]
+
+
 def minimum_cut(
     candidates: Candidates,
     tradeoff: float,
     surcharge: Mapping[int, float] | None = None,
     times: Mapping[int, int] | None = None,
+    costs: Costs | None = None,
 ) -> Cut:
     """Finds what to keep.
 
@@ -140,23 +173,29 @@ def minimum_cut(
         surcharge: Factors on the price of keeping, by storage root's value id; what is alive at the
             peak costs more.
         times: How often a node would have to be recomputed, by node id; once by default.
+        costs: Those of the graph, if there are more cuts to come.
 
     Returns:
         The cut.
     """
-    surcharge = surcharge or {}
+    surcharge, costs = surcharge or {}, costs or Costs(candidates)
     network = Network()
     entry: dict[int, int] = {}  # node id -> its "in" side
     leaving: dict[int, int] = {}  # storage root's value id -> its "out" side
-    for node, roots in _reachable(candidates):
+    for node, roots in _reachable(candidates, costs):
         entry[node.id] = inside = network.node()
         for root in roots:
             leaving[root.id] = out = network.node()
-            price = _keep_price(candidates, root) * surcharge.get(root.id, 1.0)
+            price = costs.keep(root) * surcharge.get(root.id, 1.0)
             network.edge(inside, out, max(1.0, price))
         again = times.get(node.id, 1) - 1 if times else 0
         factor = tradeoff + again * max(tradeoff, 1.0)
-        _connect_inputs(candidates, network, node, inside, leaving, factor)
+        if node.id in candidates.bans:
+            network.edge(SOURCE, inside, np.inf)
+            continue
+        network.edge(SOURCE, inside, max(1.0, costs.recompute(node) * factor))
+        for root in costs.reads(node):
+            network.edge(leaving[root.id], inside, np.inf)
     for root_id in candidates.needed:
         network.edge(leaving[root_id], SINK, np.inf)
     if not entry:
@@ -170,23 +209,6 @@ def minimum_cut(
         if side[out] and not side[entry[values[root_id].node.id]]
     )
     return Cut(kept, recomputed, stored=candidates.stored(kept))
-
-
-def _connect_inputs(
-    candidates: Candidates,
-    network: Network,
-    node: Node,
-    inside: int,
-    leaving: Mapping[int, int],
-    price_factor: float,
-) -> None:
-    if node.id in candidates.bans:
-        network.edge(SOURCE, inside, np.inf)
-        return
-    price = recompute_price(candidates, node) * price_factor
-    network.edge(SOURCE, inside, max(1.0, price))
-    for root in read_when_recomputed(candidates, node):
-        network.edge(leaving[root.id], inside, np.inf)
 
 
 def recompute_price(candidates: Candidates, node: Node) -> float:
@@ -227,7 +249,7 @@ def read_when_recomputed(candidates: Candidates, node: Node) -> list[Value]:
     return [r for r in roots.values() if not candidates.free[r.id]]
 
 
-def _reachable(candidates: Candidates) -> list[tuple[Node, list[Value]]]:
+def _reachable(candidates: Candidates, costs: Costs) -> list[tuple[Node, list[Value]]]:
     """Nodes from which what is needed can be computed, in order, with their buffers."""
     values = candidates.view.values
     wanted: dict[int, list[Value]] = {}
@@ -238,7 +260,7 @@ def _reachable(candidates: Candidates) -> list[tuple[Node, list[Value]]]:
         wanted.setdefault(root.node.id, []).append(root)
         if root.node.id in candidates.bans:
             continue
-        for other in read_when_recomputed(candidates, root.node):
+        for other in costs.reads(root.node):
             if other.id not in seen:
                 seen.add(other.id)
                 stack.append(other)

@@ -6,6 +6,7 @@ it runs: it tells which plans are worth a simulation.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Mapping
 
 import numpy as np
@@ -27,7 +28,7 @@ class Estimator:
         self._values = view.values
         self._timeline = np.array(lifetimes.timeline, np.int64)
         self._at: dict[int, int] = {}  # by node id
-        self._reads: dict[int, list[int]] = {}  # by storage root
+        self._reads: dict[int, list[int]] = {}  # by storage root, in order
         for position, step in enumerate(lifetimes.steps):
             nodes = (step.node,) if step.group is None else step.group.nodes
             for node in nodes:
@@ -60,4 +61,6 @@ class Estimator:
     def _last_read(self, root: int, before: int) -> int:
         """When a buffer is read for the last time before something else happens."""
         made = self._at.get(self._values[root].node.id, 0)
-        return max((p for p in self._reads.get(root, ()) if p < before), default=made)
+        reads = self._reads.get(root, [])
+        earlier = bisect.bisect_left(reads, before)
+        return reads[earlier - 1] if earlier else made
