@@ -7,7 +7,7 @@ are variables of the model or its optimizer, and are put back before every call.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +55,8 @@ class GradientsRow:
         cosine: The cosine between them.
         differences: The ten largest differences by the variable's path.
         sensitivities: How far those gradients move by one unit in the last place of the weights.
+        tensors: For a lossy version, by the path of each variable: the norm of its gradient's
+            difference as a part of the gradient's, and the cosine between the two.
     """
 
     model: str
@@ -74,6 +76,7 @@ class GradientsRow:
     cosine: float
     differences: dict[str, float]
     sensitivities: dict[str, float]
+    tensors: dict[str, tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -124,13 +127,20 @@ def gradients_row(
     if peers.is_compiled(strategy):
         # XLA draws other random numbers from the same seeds: compiled compares with compiled.
         how = dataclasses.replace(how, jit_compile=True)
+    # Keras counts names on: rows of several versions are to call their gradients the same.
+    keras.utils.clear_session(free_memory=False)
     plain = _Gradients(model, versions.PLAIN, how, dtype)
     expected = plain.run()
     again = plain.run()
     with peers.refusing(model, strategy, f"gradients, {dtype}"):
         found = _Gradients(model, strategy, how, dtype, plain.paths).run()
-    differences = _differences(expected.gradients, found.gradients)
-    norm_difference, cosine = _as_vectors(expected.gradients, found.gradients)
+    both = expected.gradients, found.gradients
+    differences = _differences(*both)
+    norm_difference, cosine = _as_vectors(
+        *(np.concatenate([g[path].ravel() for path in expected.gradients]) for g in both)
+    )
+    lossy = versions.is_rewrite(strategy) and versions.options(strategy).lossy
+    tensors = {p: _as_vectors(*(g[p].ravel() for g in both)) for p in expected.gradients if lossy}
     worst = max(differences, key=differences.__getitem__)
     nudged = [_differences(expected.gradients, plain.run(seed).gradients) for seed in _NUDGES]
     sensitivities = {path: max(n[path] for n in nudged) for path in expected.gradients}
@@ -157,20 +167,17 @@ def gradients_row(
         cosine=cosine,
         differences={path: differences[path] for path in largest},
         sensitivities={path: sensitivities[path] for path in largest},
+        tensors=tensors,
     )
 
 
-def _as_vectors(
-    expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]
-) -> tuple[float, float]:
-    """How far apart all gradients together are, as a part of their norm, and the cosine."""
-    wanted, got = (
-        np.concatenate([g[path].ravel().astype(np.float64) for path in expected])
-        for g in (expected, found)
-    )
-    norm = np.linalg.norm(wanted)
-    cosine = wanted @ got / (norm * np.linalg.norm(got))
-    return float(np.linalg.norm(got - wanted) / norm), float(cosine)
+def _as_vectors(expected: np.ndarray, found: np.ndarray) -> tuple[float, float]:
+    """The norm of the difference of two vectors, as a part of the first one's, and the cosine."""
+    wanted, got = expected.astype(np.float64), found.astype(np.float64)
+    norm = float(np.linalg.norm(wanted))
+    both = norm * float(np.linalg.norm(got))
+    apart = float(np.linalg.norm(got - wanted))
+    return _ratio(apart, norm), float(wanted @ got) / both if both else 1.0
 
 
 @dataclass(frozen=True)

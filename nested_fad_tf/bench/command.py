@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import pathlib
 import platform
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from nested_fad_tf.bench import (
     agreement,
+    by_layer,
     catalog,
     fit,
     models,
@@ -73,6 +75,9 @@ def run_bench(
             refused += not_run
         _print_table(console, kind, rows)
         results[kind] = [dataclasses.asdict(row) for row in rows]
+        if kind == "gradients" and (layers := layer_table(results[kind])):
+            console.print("\ngradients, each by itself: norm of the difference, cosine\n")
+            console.out(layers, highlight=False)
     if refused:
         _print_table(console, "refused", refused)
         results["refused"] = [dataclasses.asdict(row) for row in refused]
@@ -94,6 +99,33 @@ def summary_table(results: Mapping[str, summary.Rows]) -> str:
         The table in Markdown.
     """
     return markdown(summary.rows(results), _COLUMNS["summary"])
+
+
+def layer_table(gradients: summary.Rows) -> str:
+    """How far lossy gradients are off.
+
+    Args:
+        gradients: Rows of what was measured of gradients.
+
+    Returns:
+        A table in Markdown with a row for each gradient and a column for each lossy version: the
+        norm of the difference as a part of the gradient's, and the cosine. Empty if none is lossy.
+    """
+    rows = by_layer.rows(gradients)
+    shown = dict.fromkeys(version for row in rows for version in row.errors)
+    columns: list[Column] = [
+        ("model", lambda row: row.model),
+        ("gradient of", lambda row: row.path),
+        *((version, functools.partial(_error_cell, version)) for version in shown),
+    ]
+    return markdown(rows, columns) if rows else ""
+
+
+def _error_cell(version: str, row: by_layer.Gradient) -> str:
+    if version not in row.errors:
+        return "-"
+    norm, cosine = row.errors[version]
+    return f"{norm:.1e}, {cosine:.5f}"
 
 
 def _print_table(console: Console, kind: str, rows: Sequence[Any]) -> None:

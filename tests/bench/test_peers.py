@@ -1,5 +1,7 @@
 """Peers of the benchmark: that each does what its users would get, and what is said if not."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -179,3 +181,20 @@ def test_versions():
         versions.options("auto:bugdet=1")
     with pytest.raises(ValueError, match="not by losses"):
         command.run_bench(["relu_mlp"], ["jit_compile"], what=["losses"])
+
+
+def test_lossy_gradients_are_compared_one_by_one():
+    versions_compared = ["auto", "auto:activations=int8", "auto:activations=int2"]
+    rows = [row_of("gelu_mlp:batch=512:depth=3", v, "float32") for v in versions_compared]
+    exact, int8, int2 = rows
+    assert not exact.tensors
+    assert int8.tensors.keys() == int2.tensors.keys() and len(int8.tensors) == 8
+    for norm, cosine in int8.tensors.values():
+        # What is close to parallel is off by its norm: the cosine falls with the square.
+        np.testing.assert_allclose(1 - cosine, norm**2 / 2, rtol=0.1, atol=1e-7)
+    assert max(norm for norm, _ in int8.tensors.values()) < 0.02
+    assert max(norm for norm, _ in int2.tensors.values()) > 0.05
+    table = command.layer_table([dataclasses.asdict(row) for row in rows])
+    header, _, *lines = table.splitlines()
+    assert "auto:activations=int2" in header and len(lines) == 8
+    assert not command.layer_table([dataclasses.asdict(exact)])
