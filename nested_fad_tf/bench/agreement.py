@@ -7,7 +7,7 @@ are variables of the model or its optimizer, and are put back before every call.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,21 +129,20 @@ def gradients_row(
         how = dataclasses.replace(how, jit_compile=True)
     # Keras counts names on: rows of several versions are to call their gradients the same.
     keras.utils.clear_session(free_memory=False)
-    plain = _Gradients(model, versions.PLAIN, how, dtype)
+    plain = Gradients(model, versions.PLAIN, how, dtype)
     expected = plain.run()
     again = plain.run()
     with peers.refusing(model, strategy, f"gradients, {dtype}"):
-        found = _Gradients(model, strategy, how, dtype, plain.paths).run()
+        found = Gradients(model, strategy, how, dtype, plain.paths).run()
     both = expected.gradients, found.gradients
-    differences = _differences(*both)
+    differences = relative_differences(*both)
     norm_difference, cosine = _as_vectors(
         *(np.concatenate([g[path].ravel() for path in expected.gradients]) for g in both)
     )
     lossy = versions.is_rewrite(strategy) and versions.options(strategy).lossy
     tensors = {p: _as_vectors(*(g[p].ravel() for g in both)) for p in expected.gradients if lossy}
     worst = max(differences, key=differences.__getitem__)
-    nudged = [_differences(expected.gradients, plain.run(seed).gradients) for seed in _NUDGES]
-    sensitivities = {path: max(n[path] for n in nudged) for path in expected.gradients}
+    sensitivities = plain.sensitivities(expected)
     determined = {path for path, moved in sensitivities.items() if moved <= BOUNDS[dtype]}
     largest = sorted(differences, key=differences.__getitem__, reverse=True)[:_SHOWN]
     return GradientsRow(
@@ -155,14 +154,16 @@ def gradients_row(
         loss_difference=_relative(expected.loss, found.loss),
         worst_difference=differences[worst],
         worst_tensor=worst,
-        worst_determined=max((differences[p] for p in determined), default=0.0),
+        worst_determined=worst_determined(differences, sensitivities, dtype),
         undetermined=len(differences) - len(determined),
         worst_excess=max(
             (d / sensitivities[p] for p, d in differences.items() if p not in determined),
             default=0.0,
         ),
-        control_difference=max(_differences(expected.gradients, again.gradients).values()),
-        state_difference=max(_differences(expected.state, found.state).values(), default=0.0),
+        control_difference=max(relative_differences(expected.gradients, again.gradients).values()),
+        state_difference=max(
+            relative_differences(expected.state, found.state).values(), default=0.0
+        ),
         norm_difference=norm_difference,
         cosine=cosine,
         differences={path: differences[path] for path in largest},
@@ -181,7 +182,7 @@ def _as_vectors(expected: np.ndarray, found: np.ndarray) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class _Found:
+class Found:
     """What one call gave: gradients and state by the path of their variable."""
 
     loss: float
@@ -189,7 +190,7 @@ class _Found:
     state: dict[str, np.ndarray]
 
 
-class _Gradients:
+class Gradients:
     """The gradient function of one version of a model, which starts from the same state each time.
 
     Args:
@@ -200,6 +201,7 @@ class _Gradients:
         paths: What the variables are called; Keras counts names on with every model it makes.
 
     Attributes:
+        function: What runs.
         paths: The same; by default the variables' own.
     """
 
@@ -213,7 +215,7 @@ class _Gradients:
     ) -> None:
         self._problem = models.build(model, dtype=dtype, version=version)
         self._reset = _resetter(self._problem)
-        self._function = variants.wrap(self._problem.gradients, version, how)
+        self.function = variants.wrap(self._problem.gradients, version, how)
         self._variables = [*self._weights, *self._problem.model.non_trainable_variables]
         self.paths = paths or [variable.path for variable in self._variables]
 
@@ -221,7 +223,25 @@ class _Gradients:
     def _weights(self) -> list[keras.Variable]:
         return self._problem.model.trainable_variables
 
-    def run(self, seed: int = 0) -> _Found:
+    def call(self) -> Any:
+        """Calls it, and leaves the state as it then is."""
+        return self.function(*self._problem.inputs)
+
+    def sensitivities(self, expected: Found) -> dict[str, float]:
+        """How far gradients move by one unit in the last place of the weights.
+
+        Args:
+            expected: What a call gave.
+
+        Returns:
+            The largest relative difference of each gradient, by path.
+        """
+        nudged = [
+            relative_differences(expected.gradients, self.run(seed).gradients) for seed in _NUDGES
+        ]
+        return {path: max(n[path] for n in nudged) for path in expected.gradients}
+
+    def run(self, seed: int = 0) -> Found:
         """Calls it once.
 
         Args:
@@ -233,7 +253,7 @@ class _Gradients:
         self._reset()
         if seed:
             nudge(self._weights, seed)
-        loss, gradients = self._function(*self._problem.inputs)
+        loss, gradients = self.call()
         found = {
             path: tf.convert_to_tensor(gradient).numpy()
             for path, gradient in zip(self.paths, gradients, strict=False)
@@ -241,7 +261,7 @@ class _Gradients:
         }
         rest = list(zip(self.paths, self._variables, strict=True))[len(gradients) :]
         state = {p: v.numpy() for p, v in rest if tf.as_dtype(v.dtype).is_floating}
-        return _Found(float(loss), found, state)
+        return Found(float(loss), found, state)
 
 
 def losses_row(
@@ -309,13 +329,41 @@ def nudge(variables: Sequence[keras.Variable], seed: int) -> None:
         variable.assign(np.nextafter(value, towards))
 
 
-def _differences(plain: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> dict[str, float]:
+def relative_differences(
+    plain: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]
+) -> dict[str, float]:
+    """How far tensors are apart.
+
+    Args:
+        plain: Tensors by name.
+        other: As many others.
+
+    Returns:
+        By name, the largest difference of an entry as a part of the largest entry of `plain`.
+    """
     if plain.keys() != other.keys():
         raise RuntimeError(f"gradients exist in one version only: {plain.keys() ^ other.keys()}")
     return {
         path: _ratio(float(np.max(np.abs(gradient - other[path]))), np.max(np.abs(gradient)))
         for path, gradient in plain.items()
     }
+
+
+def worst_determined(
+    differences: Mapping[str, float], sensitivities: Mapping[str, float], dtype: str
+) -> float:
+    """The largest difference of a gradient that is more than rounding.
+
+    Args:
+        differences: How far gradients are apart.
+        sensitivities: How far they move when the weights' last bits change.
+        dtype: Their type.
+
+    Returns:
+        The largest of those that move by no more than `BOUNDS`.
+    """
+    determined = (d for p, d in differences.items() if sensitivities[p] <= BOUNDS[dtype])
+    return max(determined, default=0.0)
 
 
 def _ratio(difference: float, largest: float) -> float:
