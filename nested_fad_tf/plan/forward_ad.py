@@ -10,8 +10,9 @@ keeps no more than TensorFlow does. Nothing is recomputed, but what is spread fr
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from nested_fad_tf.graph.nodes import Node, Value
 from nested_fad_tf.ops.expr import Const, Expr, Leaf, is_const, masks
@@ -19,6 +20,7 @@ from nested_fad_tf.options import Options
 from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.chains import find_chains
 from nested_fad_tf.plan.factor import Region, find_regions
+from nested_fad_tf.plan.gates import Gates
 from nested_fad_tf.plan.groups import grouped, unchanged
 from nested_fad_tf.plan.lower import NotLowerableError, broadcast_shape
 from nested_fad_tf.plan.narrow import Narrowing, narrow_note
@@ -29,6 +31,7 @@ from nested_fad_tf.plan.shapes import fold_shapes
 from nested_fad_tf.plan.shelf import Shelf, split
 from nested_fad_tf.plan.sources import values_of
 from nested_fad_tf.plan.spread import find_spread, redirect_readers
+from nested_fad_tf.plan.stages import Stages
 from nested_fad_tf.plan.storage import Format
 from nested_fad_tf.plan.wiring import Wiring
 
@@ -156,12 +159,14 @@ def _rewrite(
 ) -> _Attempt:
     builder = RewriteBuilder(candidates.view)
     prompt = Prompt(candidates, builder)
+    stages, gates = Stages(candidates), Gates(builder)
     derivatives: dict[int, Keep] = {}
     replaced: set[int] = set()
     for region, formats in chosen:
         shelf = Shelf(builder, region, formats, spread)
         try:
-            made = _replace(candidates, region, formats, narrowing, shelf, builder)
+            hold = functools.partial(_hold, builder, gates, stages)
+            made = _replace(candidates, region, formats, narrowing, shelf, builder, hold)
             _release(candidates, region, builder)
         except NotLowerableError:
             continue
@@ -174,6 +179,7 @@ def _rewrite(
             if stored.parts:
                 prompt.pack_early(source, stored.parts[0].node)
         replaced.update(node.id for node in region.nodes)
+    gates.close(stages.ends)
     spread = redirect_readers(candidates, spread, frozenset(replaced), builder)
     if replaced or spread:
         fold_shapes(candidates, builder)
@@ -188,6 +194,7 @@ def _replace(
     narrowing: Narrowing,
     shelf: Shelf,
     builder: RewriteBuilder,
+    hold: Callable[[int, Value], None],
 ) -> list[Keep]:
     """Replaces a region by products; gives what is kept as it is."""
     made: list[Keep] = []
@@ -199,6 +206,7 @@ def _replace(
             if is_const(derivative, 1):
                 terms.append(cotangent)
                 continue
+            first = len(builder.nodes)
             stored, values = split(derivative, formats)
             if stored:
                 factor = shelf.bring_back(derivative, stored, cotangent)
@@ -210,6 +218,7 @@ def _replace(
                     made.append(Keep(factor.storage, _DERIVATIVE))
             times = "MulNoNan" if masks(derivative) else "Mul"
             terms.append(_binary(builder, times, cotangent, factor, out.node))
+            hold(first, cotangent)
         if not terms:
             raise NotLowerableError(f"{out} is zero")
         results[out] = terms[0]
@@ -222,6 +231,19 @@ def _replace(
             if reader.id not in members:
                 builder.redirect(reader, index, result)
     return made
+
+
+def _hold(
+    builder: RewriteBuilder, gates: Gates, stages: Stages, first: int, cotangent: Value
+) -> None:
+    """Lets products wait for the ends of the stages before, with what is brought back for them.
+
+    Else an executor runs down the chain of cotangents first: see plan/recompute.py.
+    """
+    stage = stages.anchors[cotangent.node.id]
+    for node in builder.nodes[first:]:
+        if cotangent.node in node.controls or cotangent in node.inputs:
+            gates.hold(node, stage)
 
 
 def _read_late(candidates: Candidates, rewrite: Rewrite) -> set[int]:

@@ -26,6 +26,7 @@ class Stages:
         of: The cotangent op that starts the stage of each reader, by the reader's node id, in
             execution order. A gradient's start, made from forward values, has none: it reads the
             originals.
+        anchors: By a cotangent op's node id: the stage that has begun when its result is there.
         ends: By a stage's node id: what its readers make of it. The next stage waits for these.
     """
 
@@ -34,19 +35,19 @@ class Stages:
         self._candidates = candidates
         self.of: dict[int, Node] = {}
         self.ends: dict[int, list[Node]] = {}
-        anchors: dict[int, Node] = {}
+        self.anchors: dict[int, Node] = {}
         cotangent, live = candidates.roles.cotangent, candidates.view.live
         for node in candidates.view.nodes:
             if not (cotangent[node.id] and live[node.id]):  # to wait for dead code would revive it
                 continue
             incoming = [v for v in node.inputs if cotangent[v.node.id]]
             if not incoming:
-                anchors[node.id] = node
+                self.anchors[node.id] = node
                 continue
             through = _passes_through(node) and not all(map(candidates.is_free, incoming))
-            sources = (anchors[v.node.id] if through else v.node for v in incoming)
+            sources = (self.anchors[v.node.id] if through else v.node for v in incoming)
             stage = max(sources, key=_id)
-            anchors[node.id] = stage if through else node
+            self.anchors[node.id] = stage if through else node
             self.of[node.id] = stage
             # A collective or an assignment may wait for others; what runs locally is what to wait
             # for.

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
+
 from nested_fad_tf.bench import budget_points
 
 
+@pytest.mark.slow
 def test_points_of_a_model():
     without, within, beyond = budget_points.points("mish_mlp:batch=2048:depth=6", [0.28, 0.05])
     assert without.budget is None and without.limit is None and not without.note

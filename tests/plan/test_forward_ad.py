@@ -173,3 +173,32 @@ def test_output_gradients_are_factored():
     expected = tf.function(step)(*arguments)
     actual = nfad.function(step, options=OPTIONS)(*arguments)
     np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+
+
+def test_a_layer_waits_for_the_gradient_of_the_weights_of_the_one_after():
+    """Else all those products, with what they read, may be left for the end."""
+
+    def step(x, *weights):
+        with tf.GradientTape() as tape:
+            tape.watch(weights)
+            for w in weights:
+                x = mish(x @ w)
+            loss = tf.reduce_sum(x**2)
+        return tape.gradient(loss, weights)
+
+    candidates = candidates_of(step, *[SQUARE] * 5, fused=True)
+    plan = forward_ad.plan(candidates, OPTIONS)
+    cotangent = candidates.roles.cotangent
+    products = [n for n in candidates.view.nodes if n.op_type == "MatMul" and cotangent[n.id]]
+    of_weights = [n for n in products if n.attr("transpose_a")]
+    assert len(of_weights) == 4
+    added = [n for n in plan.rewrite.nodes if n.op_type == "Mul"]
+    waited_for = [w for w in of_weights if any(w in n.controls for n in added)]
+    # The last of them is that of the first layer, which nothing comes after.
+    assert waited_for == of_weights[:-1]
+    at = {}
+    for place, ran in enumerate(plan.after.steps):
+        for node in (ran.node,) if ran.group is None else ran.group.nodes:
+            at[node.id] = place
+    for product in waited_for:
+        assert at[product.id] < min(at[n.id] for n in added if product in n.controls)
