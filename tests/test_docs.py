@@ -152,12 +152,6 @@ def test_what_is_said_of_convergence_and_batches_is_what_was_measured():
     assert _marked("docs/results.md", "batch").strip() == largest_batch.table(rows)
 
 
-def test_what_is_said_of_budgets_is_what_was_measured():
-    rows = json.loads(pages.read("docs/results/budgets.json"))["results"]["budgets"]
-    points = [budget_points.Point(**row) for row in rows]
-    assert _marked("docs/results.md", "budgets").strip() == budget_points.table(points)
-
-
 def test_what_is_said_of_the_paper_is_what_was_measured():
     results = json.loads(pages.read("docs/results/paper.json"))["results"]
     assert _marked("docs/results.md", "paper").strip() == paper.findings(paper.compare(results))
