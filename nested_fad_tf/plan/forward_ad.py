@@ -209,7 +209,7 @@ def _replace(
             first = len(builder.nodes)
             stored, values = split(derivative, formats)
             if stored:
-                factor = shelf.bring_back(derivative, stored, cotangent)
+                factor = shelf.bring_back(derivative, stored, values, cotangent)
                 kept = [v for v in values if narrowing.is_kept(Leaf(v))]
                 made.extend(Keep(v.storage, _BESIDE) for v in kept)
             else:

@@ -123,21 +123,24 @@ class Shelf:
             return spread_again(self._builder, value, cotangent)
         return value
 
-    def bring_back(self, derivative: Expr, parts: Iterable[Expr], cotangent: Value) -> Value:
+    def bring_back(
+        self, derivative: Expr, parts: Iterable[Expr], values: Iterable[Value], cotangent: Value
+    ) -> Value:
         """Computes a derivative from stored parts, once its cotangent is there.
 
         Args:
             derivative: The derivative.
             parts: The parts of it that are stored: see `split`.
+            values: What it is made of besides.
             cotangent: What it is multiplied with.
 
         Returns:
             A value close to the derivative's.
         """
         memo: dict[Expr, Expr] = {part: Leaf(self._take(part, cotangent)) for part in parts}
-        spread = [v for v in values_of(derivative) if v.id in self._spread]
-        for value in spread:
-            memo.setdefault(Leaf(value), Leaf(spread_again(self._builder, value, cotangent)))
+        for value in values:
+            if value.id in self._spread:
+                memo[Leaf(value)] = Leaf(spread_again(self._builder, value, cotangent))
         back = self._back(cotangent)
         return Lowering(back, self._dtype).lower(substitute(derivative, Leaf, memo))
 
