@@ -179,10 +179,12 @@ def _rewrite(
             if stored.parts:
                 prompt.pack_early(source, stored.parts[0].node)
         replaced.update(node.id for node in region.nodes)
-    gates.close(stages.ends)
     spread = redirect_readers(candidates, spread, frozenset(replaced), builder)
     if replaced or spread:
         fold_shapes(candidates, builder)
+    # To wait for what nobody reads any more would revive it.
+    live = Wiring(candidates.view, builder.build()).live
+    gates.close({id: [n for n in ends if live[n.id]] for id, ends in stages.ends.items()})
     kept = tuple(derivatives.values())
     return _Attempt(builder.build(), kept, frozenset(replaced), spread)
 
