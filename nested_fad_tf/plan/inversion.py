@@ -208,8 +208,8 @@ def _start(output: Function, sampled: _Sampled) -> Inversion | None:
 def _error(
     fitted: Inversion, y: np.ndarray, d: np.ndarray, after: np.ndarray, dtype: np.dtype
 ) -> float:
-    rounded = y.astype(dtype)
-    wide = np.float64 if rounded.dtype == np.float64 else np.float32
     with np.errstate(over="ignore", invalid="ignore"):
+        rounded = y.astype(dtype)
+        wide = np.float64 if rounded.dtype == np.float64 else np.float32
         error = np.abs(fitted(rounded.astype(wide), after) - d).max()
     return float(error) if np.isfinite(error) else np.inf
