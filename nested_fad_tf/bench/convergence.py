@@ -228,8 +228,9 @@ def figure(runs: Sequence[Run]) -> Figure:
     """
     models = list(dict.fromkeys(r.model for r in runs))
     shown = list(dict.fromkeys(r.version for r in runs))
+    lines = {}
     with look():
-        drawn = Figure(figsize=(8, 2.9), layout="constrained")
+        drawn = Figure(figsize=(8, 3.4), layout="constrained")
         for axes, model in zip(
             drawn.subplots(1, len(models), squeeze=False)[0], models, strict=True
         ):
@@ -239,11 +240,10 @@ def figure(runs: Sequence[Run]) -> Figure:
                     for i in range(len(one.losses))
                 ]
                 color = SERIES[shown.index(one.version) % len(SERIES)]
-                label = one.version if one.seed == runs[0].seed else None
-                axes.plot(smooth, color=color, linewidth=1, alpha=0.8, label=label)
+                lines[one.version] = axes.plot(smooth, color=color, linewidth=1, alpha=0.8)[0]
             axes.set_yscale("log")
             axes.set_title(model, loc="left")
             axes.set_xlabel("step")
         drawn.axes[0].set_ylabel(f"loss, mean of {_WINDOW} steps")
-        drawn.axes[0].legend()
+        drawn.legend(lines.values(), lines, loc="outside lower center", ncols=2)
     return drawn
