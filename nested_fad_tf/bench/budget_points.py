@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from nested_fad_tf.bench import command, variants, versions
-from nested_fad_tf.bench.agreement import Gradients, relative_differences, worst_determined
+from nested_fad_tf.bench.agreement import (
+    Gradients,
+    relative_differences,
+    worst_determined,
+    worst_relative,
+)
+from nested_fad_tf.bench.runner import alternating
 from nested_fad_tf.report.memory import measure
 
 _DTYPE = "float32"
@@ -70,7 +74,8 @@ def points(model: str, budgets: Sequence[float]) -> Iterator[Point]:
         other = Gradients(model, version, variants.DEFAULT, _DTYPE, plain.paths)
         found = other.run()
         differences = relative_differences(expected.gradients, found.gradients)
-        ratios = _ratios(plain.call, other.call)
+        seconds = alternating({"plain": plain.call, "other": other.call}, _ROUNDS)
+        ratios = [b / a for a, b in zip(seconds["plain"], seconds["other"], strict=True)]
         report = other.function.reports[-1]
         yield Point(
             model=model,
@@ -83,21 +88,10 @@ def points(model: str, budgets: Sequence[float]) -> Iterator[Point]:
             ratio_low=min(ratios),
             ratio_high=max(ratios),
             gradients=worst_determined(differences, sensitivities, _DTYPE),
-            loss=abs(found.loss - expected.loss) / abs(expected.loss),
+            loss=worst_relative([expected.loss], [found.loss]),
             plan_seconds=report.seconds,
             note=report.note,
         )
-
-
-def _ratios(plain: Callable[[], Any], other: Callable[[], Any]) -> list[float]:
-    """Times of calls to those of the plain ones, alternating; the first round warms up."""
-    seconds: dict[bool, list[float]] = {False: [], True: []}
-    for round_number in range(_ROUNDS + 1):
-        for first in (False, True) if round_number % 2 else (True, False):
-            start = time.perf_counter()
-            (other if first else plain)()
-            seconds[first].append(time.perf_counter() - start)
-    return [b / a for a, b in list(zip(*seconds.values(), strict=True))[1:]]
 
 
 def table(found: Sequence[Point]) -> str:
@@ -112,10 +106,6 @@ def table(found: Sequence[Point]) -> str:
     return command.markdown(found, _COLUMNS)
 
 
-def _mib(nbytes: int | None) -> str:
-    return "-" if nbytes is None else f"{nbytes / 2**20:.0f}"
-
-
 def _how(note: str) -> str:
     """What the note says, without the budget, and without naming tensors."""
     return note.partition(" MiB is ")[2].partition(", at a time when ")[0]
@@ -124,10 +114,10 @@ def _how(note: str) -> str:
 _COLUMNS: list[command.Column] = [
     ("model", lambda row: row.model),
     ("budget", lambda row: "none" if row.budget is None else f"{row.budget:g}"),
-    ("MiB", lambda row: _mib(row.limit)),
-    ("predicted", lambda row: _mib(row.predicted)),
-    ("measured", lambda row: _mib(row.peak)),
-    ("plain", lambda row: _mib(row.plain_peak)),
+    ("MiB", lambda row: command.mib(row.limit)),
+    ("predicted", lambda row: command.mib(row.predicted)),
+    ("measured", lambda row: command.mib(row.peak)),
+    ("plain", lambda row: command.mib(row.plain_peak)),
     ("gain", lambda row: f"{row.plain_peak / row.peak:.1f}x"),
     ("time", lambda row: f"{row.ratio:.2f}x ({row.ratio_low:.2f}-{row.ratio_high:.2f})"),
     ("gradients", lambda row: f"{row.gradients:.0e}"),

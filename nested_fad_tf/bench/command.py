@@ -236,7 +236,15 @@ def write(path: pathlib.Path, results: dict[str, list[dict[str, Any]]]) -> None:
     files.write_json(path, content)
 
 
-def _mib(size: int | None) -> str:
+def mib(size: int | None) -> str:
+    """A size, as tables show it.
+
+    Args:
+        size: Bytes; None if they aren't known.
+
+    Returns:
+        The size in MiB.
+    """
     return "-" if size is None else f"{size / 2**20:.0f}"
 
 
@@ -250,7 +258,7 @@ def pair(before: int | None, after: int | None) -> str:
     Returns:
         Both in MiB.
     """
-    return f"{_mib(before)} -> {_mib(after)}"
+    return f"{mib(before)} -> {mib(after)}"
 
 
 def _difference(value: float | None) -> str:
@@ -268,7 +276,7 @@ _COMMON: list[Column] = [
 _COLUMNS: dict[str, list[Column]] = {
     "summary": [
         *_COMMON,
-        ("peak MiB", lambda row: _mib(row.peak)),
+        ("peak MiB", lambda row: mib(row.peak)),
         ("gain", lambda row: f"{row.gain:.2f}x"),
         ("time", lambda row: f"{row.ratio:.2f}x"),
         ("gradients", lambda row: _difference(row.gradients)),

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from nested_fad_tf.bench import catalog, models, peers, request, variants, versions
@@ -196,19 +196,27 @@ def _ready(
 def _time_model(
     model: str, ready: dict[str, _Version], how: variants.How, rounds: int
 ) -> list[TimeRow]:
-    seconds = _alternating(ready, rounds)
+    seconds = alternating({label: version.run for label, version in ready.items()}, rounds)
     plain = seconds[versions.PLAIN]
     return [_time_row(model, label, how, ready[label], seconds[label], plain) for label in ready]
 
 
-def _alternating(ready: dict[str, _Version], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each version in each round."""
-    seconds: dict[str, list[float]] = {label: [] for label in ready}
-    order = list(ready)
+def alternating(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Times calls side by side; a first round warms them up.
+
+    Args:
+        calls: What to time, by label.
+        rounds: How often.
+
+    Returns:
+        By label, the seconds of each round.
+    """
+    seconds: dict[str, list[float]] = {label: [] for label in calls}
+    order = list(calls)
     for round_number in range(rounds + 1):
         for label in order:
             start = time.perf_counter()
-            ready[label].run()
+            calls[label]()
             elapsed = time.perf_counter() - start
             if round_number:  # Round 0 warms up.
                 seconds[label].append(elapsed)

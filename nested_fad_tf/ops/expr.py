@@ -293,6 +293,11 @@ def is_zeros(expr: Expr) -> bool:
     return isinstance(expr, Apply) and expr.op_type == "ZerosLike"
 
 
+def is_zero(expr: Expr) -> bool:
+    """Whether an expression is zero, as a number or as a tensor."""
+    return is_const(expr, 0) or is_zeros(expr)
+
+
 def fn(op_type: str, *args: Operand, **attrs: Any) -> Expr:
     """Applies a TensorFlow op, such as ``fn("Exp", x)``."""
     return Apply(op_type, tuple(wrap(a) for a in args), tuple(sorted(attrs.items())))
@@ -327,6 +332,33 @@ def subexpressions(expr: Expr) -> Iterator[Expr]:
         else:
             stack.append((item, True))
             stack.extend((a, False) for a in reversed(item.args))
+
+
+def largest_parts(expr: Expr, chosen: Callable[[Expr], bool]) -> tuple[list[Expr], list[Leaf]]:
+    """Takes an expression apart from the top, no further than what is chosen.
+
+    Args:
+        expr: The expression.
+        chosen: Whether a part is left whole.
+
+    Returns:
+        The largest parts that are chosen, and the leaves beside them.
+    """
+    whole: list[Expr] = []
+    beside: list[Leaf] = []
+    seen = {expr}
+    stack = [expr]
+    while stack:
+        part = stack.pop()
+        if chosen(part):
+            whole.append(part)
+        elif isinstance(part, Apply):
+            more = dict.fromkeys(a for a in part.args if a not in seen)
+            seen.update(more)
+            stack.extend(more)
+        elif isinstance(part, Leaf):
+            beside.append(part)
+    return whole, beside
 
 
 def leaves(expr: Expr) -> set[Hashable]:
@@ -384,6 +416,6 @@ def masks(derivative: Expr) -> bool:
     return any(
         isinstance(part, Apply)
         and part.op_type in ("Select", "SelectV2")
-        and any(is_const(side, 0) or is_zeros(side) for side in part.args[1:])
+        and any(map(is_zero, part.args[1:]))
         for part in subexpressions(derivative)
     )

@@ -9,7 +9,7 @@ from typing import ClassVar
 import tensorflow as tf
 
 from nested_fad_tf.graph.nodes import Value
-from nested_fad_tf.ops.expr import Apply, Expr, Leaf, is_const, is_zeros
+from nested_fad_tf.ops.expr import Apply, Expr, Leaf, is_zero, largest_parts
 from nested_fad_tf.plan.bits import BITS, fits
 from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.factor import Region
@@ -173,20 +173,17 @@ class Inverses:
             How they follow: from outputs that more than their own region reads.
         """
         found: dict[Expr, Format] = {}
-        seen = {derivative}
-        stack = [derivative]
-        while stack:
-            part = stack.pop()
+
+        def follows(part: Expr) -> bool:
             key = part, region.nodes[-1].id
             if key not in self._found:
                 inverse = self._find(part, region)
                 self._found[key] = inverse if inverse and allowed(part, region) else None
             if (inverse := self._found[key]) is not None:
                 found[part] = inverse
-            elif isinstance(part, Apply):
-                more = dict.fromkeys(a for a in part.args if a not in seen)
-                seen.update(more)
-                stack.extend(more)
+            return inverse is not None
+
+        largest_parts(derivative, follows)
         return found
 
     def _find(self, part: Expr, region: Region) -> Inverse | None:
@@ -227,7 +224,6 @@ def _masked(part: Expr) -> tuple[Value | None, Expr]:
     """The mask that a derivative is zero without, and the rest of it."""
     if isinstance(part, Apply) and part.op_type == "SelectV2":
         condition, inner, other = part.args
-        zero = is_const(other, 0) or is_zeros(other)
-        if zero and isinstance(condition, Leaf) and isinstance(condition.key, Value):
+        if is_zero(other) and isinstance(condition, Leaf) and isinstance(condition.key, Value):
             return condition.key, inner
     return None, part

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Collection, Iterable, Mapping
 
 from nested_fad_tf.graph.nodes import Value
-from nested_fad_tf.ops.expr import Apply, Expr, Leaf, substitute
+from nested_fad_tf.ops.expr import Expr, Leaf, largest_parts, substitute
 from nested_fad_tf.plan.factor import Region
 from nested_fad_tf.plan.inverse import Inverse
 from nested_fad_tf.plan.lower import Lowering
@@ -62,20 +62,8 @@ def split(derivative: Expr, formats: Collection[Expr]) -> tuple[list[Expr], list
     Returns:
         The largest parts of it that are stored, and the values that it is made of besides.
     """
-    stored, values = [], []
-    seen = {derivative}
-    stack = [derivative]
-    while stack:
-        part = stack.pop()
-        if part in formats:
-            stored.append(part)
-        elif isinstance(part, Apply):
-            more = dict.fromkeys(a for a in part.args if a not in seen)
-            seen.update(more)
-            stack.extend(more)
-        elif isinstance(part, Leaf):
-            values.extend(values_of(part))
-    return stored, values
+    stored, beside = largest_parts(derivative, formats.__contains__)
+    return stored, [value for leaf in beside for value in values_of(leaf)]
 
 
 class Shelf:
