@@ -67,6 +67,10 @@ class Options:
             peak without the pass. Beyond element-wise ops, as many matrix products, convolutions
             and the like are computed again as that takes; if nothing is enough, the least that was
             found is done, with a warning. None computes no such op again.
+        offload: Whether what is kept on an accelerator may wait in the memory of its host, copied
+            there in the forward pass and back for the backward pass. Without a budget that is all
+            that lowers the peak, with one as much as is still missing when all has been computed
+            again that can be. Where no accelerator is it does nothing, and the report says so.
         min_bytes: Tensors smaller than this are left alone.
         on_error: "fallback" keeps the original function when a rewrite fails, warns once and says
             why in the report; "raise" raises.
@@ -87,6 +91,7 @@ class Options:
     activations: Rounded = "exact"
     rounding: Rounding = "nearest"
     budget: int | float | str | None = None
+    offload: bool = False
     min_bytes: int = 64 * 1024
     on_error: OnError = "fallback"
     verify: bool = False
@@ -101,6 +106,7 @@ class Options:
         _check_choice("activations", self.activations, get_args(Rounded))
         _check_choice("rounding", self.rounding, get_args(Rounding))
         _check_choice("on_error", self.on_error, get_args(OnError))
+        _check_bool("offload", self.offload)
         _check_bool("verify", self.verify)
         _check_int("min_bytes", self.min_bytes, least=0)
         _check_int("nominal_size", self.nominal_size, least=1)
@@ -110,6 +116,7 @@ class Options:
         _check_rounding(self)
         _check_verifiable(self)
         _check_budget(self.budget, self.strategy)
+        _check_offload(self)
 
     @property
     def lossy(self) -> str:
@@ -303,6 +310,22 @@ def _check_budget(budget: object, strategy: str) -> None:
     if strategy == "forward_ad":
         raise OptionsError(
             "budget with strategy 'forward_ad': it recomputes nothing; use 'auto' or 'recompute'"
+        )
+
+
+def _check_offload(options: Options) -> None:
+    """Raises if what is kept couldn't be moved as it is."""
+    if not options.offload:
+        return
+    if options.strategy == "forward_ad":
+        raise OptionsError(
+            "offload=True with strategy 'forward_ad': it keeps derivatives where they are made; use"
+            " 'auto' or 'recompute'"
+        )
+    if options.lossy:
+        raise OptionsError(
+            f"offload=True with {options.lossy}: what is kept moves to the host as it is; use one"
+            " or the other"
         )
 
 

@@ -15,6 +15,7 @@ def test_defaults_are_those_of_the_documentation():
         "activations": "exact",
         "rounding": "nearest",
         "budget": None,
+        "offload": False,
         "min_bytes": 65536,
         "on_error": "fallback",
         "verify": False,
@@ -47,6 +48,7 @@ def test_replace_leaves_the_original_alone():
         ("activations", "float8", "'exact', 'bfloat16', 'int8', 'int4', 'int2'"),
         ("rounding", "up", "'nearest', 'stochastic'"),
         ("on_error", "ignore", "'fallback', 'raise'"),
+        ("offload", "yes", "True, False"),
         ("verify", 1, "True, False"),
         ("min_bytes", -1, "integers of at least 0"),
         ("min_bytes", True, "integers of at least 0"),
@@ -122,6 +124,14 @@ def test_budgets_that_are_none_are_refused(budget):
 def test_what_recomputes_nothing_takes_no_budget():
     with pytest.raises(OptionsError, match="it recomputes nothing; use 'auto' or 'recompute'"):
         Options(strategy="forward_ad", budget=0.5)
+
+
+@pytest.mark.parametrize(
+    "other", [{"strategy": "forward_ad"}, {"precision": "int8"}, {"activations": "int4"}]
+)
+def test_what_is_not_kept_as_it_is_does_not_move_to_the_host(other):
+    with pytest.raises(OptionsError, match="offload=True with"):
+        Options(offload=True, **other)
 
 
 def test_replace_refuses_unknown_names():

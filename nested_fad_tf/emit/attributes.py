@@ -32,7 +32,7 @@ def attribute(value: Any) -> attr_value_pb2.AttrValue:
     """Wraps a Python value as a node attribute.
 
     Args:
-        value: A dtype, a list of dtypes, an array, a bool, an int, a float, bytes or text.
+        value: A dtype, a list of dtypes, a shape, an array, a bool, an int, a float, bytes or text.
 
     Returns:
         The attribute.
@@ -45,6 +45,8 @@ def attribute(value: Any) -> attr_value_pb2.AttrValue:
     if isinstance(value, list):
         kinds = attr_value_pb2.AttrValue.ListValue(type=[t.as_datatype_enum for t in value])
         return attr_value_pb2.AttrValue(list=kinds)
+    if isinstance(value, tf.TensorShape):
+        return attr_value_pb2.AttrValue(shape=value.as_proto())
     if isinstance(value, np.ndarray):
         return attr_value_pb2.AttrValue(tensor=tf.make_tensor_proto(value))
     if isinstance(value, bool):

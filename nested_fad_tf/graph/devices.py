@@ -38,6 +38,19 @@ def kind_of_most(devices: Iterable[str]) -> str:
     return "CPU" if 2 * cpu >= counts.total() else "GPU"
 
 
+def host_of(device: str) -> str:
+    """The CPU beside a device.
+
+    Args:
+        device: The device; may be empty or say only a part.
+
+    Returns:
+        The first CPU of the same task.
+    """
+    spec = tf.DeviceSpec.from_string(device)
+    return spec.replace(device_type="CPU", device_index=0).to_string()
+
+
 def with_cpu(device: str) -> str:
     """A device that an op on a CPU may ask for.
 
@@ -47,7 +60,5 @@ def with_cpu(device: str) -> str:
     Returns:
         The same, saying that it is a CPU.
     """
-    spec = tf.DeviceSpec.from_string(device)
-    if spec.device_type is not None:
-        return device
-    return spec.replace(device_type="CPU", device_index=0).to_string()
+    kind = tf.DeviceSpec.from_string(device).device_type
+    return host_of(device) if kind is None else device

@@ -35,9 +35,14 @@ class Attempt:
     masks: tuple[Value, ...]
 
     @property
+    def peak(self) -> int:
+        """The simulated peak in bytes."""
+        return self.lifetimes.peak_bytes
+
+    @property
     def price(self) -> float:
         """What the attempt costs in memory and time."""
-        return self.lifetimes.peak_bytes + self.seconds
+        return self.peak + self.seconds
 
 
 def attempt(

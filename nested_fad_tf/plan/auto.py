@@ -12,13 +12,14 @@ from collections.abc import Mapping
 
 from nested_fad_tf.graph.nodes import Value
 from nested_fad_tf.options import Options
-from nested_fad_tf.plan import budget, cost
+from nested_fad_tf.plan import budget, cost, offload
 from nested_fad_tf.plan.attempt import Attempt, attempt
 from nested_fad_tf.plan.bits import BITS
 from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.chains import Chain, find_chains
 from nested_fad_tf.plan.cut import Cut, minimum_cut, recompute_price
 from nested_fad_tf.plan.groups import unchanged
+from nested_fad_tf.plan.peak import Lifetimes
 from nested_fad_tf.plan.plan import Decision, Keep, Plan, nothing, worthwhile
 from nested_fad_tf.plan.stages import Stages
 from nested_fad_tf.plan.storage import kept_as
@@ -40,7 +41,8 @@ def plan(candidates: Candidates, options: Options) -> Plan:
     Args:
         candidates: The buffers of the forward pass.
         options: The strategy "recompute" lets bytes alone decide; "auto" weighs seconds too. A
-            budget lets both compute again what they otherwise never do.
+            budget lets both compute again what they otherwise never do; offload=True lets them move
+            to the host what they keep.
 
     Returns:
         The plan; empty where the simulated peak would not fall.
@@ -48,10 +50,8 @@ def plan(candidates: Candidates, options: Options) -> Plan:
     before = unchanged(candidates, options)
     tradeoff = options.tradeoff if options.strategy == "auto" else _NEARLY_FREE
     stages = Stages(candidates)
-    best, note = _best(candidates, stages, tradeoff, options), ""
-    limit = options.budget_bytes(before.peak_bytes)
-    if limit is not None and limit < before.peak_bytes:
-        best, note = budget.fit(candidates, stages, best, limit, options)
+    unlimited = _best(candidates, stages, tradeoff, options)
+    best, note = _limited(candidates, stages, unlimited, before, options)
     if not best.rewrite or not worthwhile(before, best.lifetimes):
         return nothing(candidates, options.strategy, before, note=note)
     kept_before = tuple(Keep(v, "read by the backward pass") for v in candidates.kept_today)
@@ -62,6 +62,26 @@ def plan(candidates: Candidates, options: Options) -> Plan:
         options.strategy, best.rewrite, kept_before, kept, decisions, before, best.lifetimes,
         note=note,
     )  # fmt: skip
+
+
+def _limited(
+    candidates: Candidates,
+    stages: Stages,
+    base: Attempt,
+    before: Lifetimes,
+    options: Options,
+) -> tuple[Attempt, str]:
+    """Turns a plan into one within the budget, if there is one, and says what came of it."""
+    best, note = base, ""
+    limit = options.budget_bytes(before.peak_bytes)
+    if limit is not None and limit < before.peak_bytes:
+        best, note = budget.fit(candidates, stages, base, limit, options)
+    if not options.offload or (limit is not None and best.peak <= limit):
+        return best, note
+    moved, outcome = offload.fit(candidates, stages, (best, base), limit, options)
+    if moved is not best:
+        return moved, outcome
+    return best, "; ".join(filter(None, (note, outcome)))
 
 
 def _best(candidates: Candidates, stages: Stages, tradeoff: float, options: Options) -> Attempt:

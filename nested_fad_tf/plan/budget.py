@@ -119,17 +119,33 @@ def fit(
     met: _Try | None = None
     least = base
     for tried in _tries(candidates, stages, base, choices, limit, options):
-        peak = tried.attempt.lifetimes.peak_bytes
-        if peak < least.lifetimes.peak_bytes:
+        peak = tried.attempt.peak
+        if peak < least.peak:
             least = tried.attempt
         if peak <= MARGIN * limit or (peak <= limit and met is None):
             met = tried
         if peak <= MARGIN * limit:
             break
-    asked = f"the budget of {limit / _MIB:.1f} MiB"
     if met is not None:
-        return met.attempt, asked + MET + _how(met, families[0].forward_price)
-    return least, asked + MISSED + _what_is_least(least)
+        return met.attempt, outcome(met.attempt, limit, _how(met, families[0].forward_price))
+    return least, outcome(least, limit, "")
+
+
+def outcome(found: Attempt, limit: int, how: str) -> str:
+    """Says what came of a budget.
+
+    Args:
+        found: The plan, or the one with the least peak.
+        limit: The budget in bytes.
+        how: By what it is met, if it is.
+
+    Returns:
+        A note for the report.
+    """
+    asked = f"the budget of {limit / _MIB:.1f} MiB"
+    if found.peak <= limit:
+        return asked + MET + how
+    return asked + MISSED + _what_is_least(found)
 
 
 def _tries(
@@ -177,7 +193,7 @@ def _what_is_least(attempt: Attempt) -> str:
     """What stands in the way of less."""
     alive = attempt.lifetimes.live_at_peak[:_SHOWN]
     largest = ", ".join(f"{v.name} ({v.nbytes / _MIB:.1f} MiB)" for v in alive)
-    peak = attempt.lifetimes.peak_bytes / _MIB
+    peak = attempt.peak / _MIB
     return f"the least that was found is {peak:.1f} MiB, at a time when {largest} are alive"
 
 

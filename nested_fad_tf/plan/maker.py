@@ -105,6 +105,23 @@ class NodeMaker:
         attrs = {"T": value.dtype, "Tshape": tf.int32}
         return self.add("Reshape", [value, shape], value.dtype, static, suffix, attrs)
 
+    def on_device(self, value: Value, device: str, suffix: str) -> Value:
+        """Adds a copy on another device.
+
+        TensorFlow's graph optimizer may drop an Identity between devices, with what it waits for.
+
+        Args:
+            value: What to copy; its rank is known.
+            device: The device; the empty text for where TensorFlow would place it.
+            suffix: Of the node's name.
+
+        Returns:
+            The same value there.
+        """
+        dtype, shape = value.dtype, value.shape
+        attrs = {"T": dtype, "shape": tf.TensorShape(shape)}
+        return self.add("EnsureShape", [value], dtype, shape, suffix, attrs, value, device)
+
     def shape_of(self, value: Value, source: Value) -> Value:
         """The shape of a value: a constant where it is known, else read in the forward pass.
 
@@ -155,6 +172,7 @@ class NodeMaker:
         suffix: str,
         attrs: Mapping[str, Any],
         like: Value | None = None,
+        device: str | None = None,
     ) -> Value:
         """Adds a node of one output.
 
@@ -166,6 +184,7 @@ class NodeMaker:
             suffix: Of its name.
             attrs: Its attributes.
             like: A value of as many elements: where dimensions are unknown the shape doesn't tell.
+            device: As for `RewriteBuilder.add`.
 
         Returns:
             Its output.
@@ -179,6 +198,7 @@ class NodeMaker:
             suffix=self._suffix + suffix,
             attrs=attrs,
             controls=controls,
+            device=device,
         )
         made = node.outputs[0]
         self._made.add(made.id)

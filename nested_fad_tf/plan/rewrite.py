@@ -114,6 +114,7 @@ class RewriteBuilder:
         suffix: str = "",
         attrs: Mapping[str, Any] | None = None,
         controls: Sequence[Node] = (),
+        device: str | None = None,
     ) -> Node:
         """Adds a node.
 
@@ -121,10 +122,12 @@ class RewriteBuilder:
             op_type: Its op type.
             inputs: What it reads: values of the view or of nodes added before.
             outputs: Dtype and shape of each output.
-            origin: The traced node it stands for; gives the name and the device.
+            origin: The traced node it stands for; gives the name.
             suffix: Appended to the origin's name.
             attrs: Its attributes; `None` copies the origin's.
             controls: Nodes it waits for.
+            device: Where it runs; `None` for where the origin does, and so does what it reads: a
+                view of something on another device is a copy of it.
 
         Returns:
             The node.
@@ -134,7 +137,7 @@ class RewriteBuilder:
             f"{SCOPE}/{origin.name}{suffix}",
             op_type,
             list(inputs),
-            device=origin.device,
+            device=origin.device if device is None else device,
             origin=origin,
             attrs=attrs,
         )
@@ -143,7 +146,7 @@ class RewriteBuilder:
             nbytes = output_in_bytes(node, dtype, shape, self.view.nominal)
             value = Value(self._next_value, node, index, dtype, shape, nbytes)
             self._next_value += 1
-            source = aliased_input(node, index)
+            source = aliased_input(node, index) if device is None else None
             if source is not None:
                 value.storage = source.storage
             node.outputs.append(value)

@@ -1,0 +1,103 @@
+"""Steps on one of two logical CPUs, which passes for an accelerator; the other one is the host.
+
+Run as a process of its own, since devices are made once; writes what came of it into a JSON file.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import sys
+from unittest import mock
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.eager import context
+from traced import numbers
+
+import nested_fad_tf as nfad
+
+LAYERS, ROWS, WIDTH = 8, 512, 128
+ACCELERATOR, HOST = "/device:CPU:1", "/device:CPU:0"
+
+
+def make_step(device):
+    weights = [tf.Variable(numbers(WIDTH, WIDTH, seed=i, scale=0.08)) for i in range(LAYERS)]
+
+    def step(x):
+        with tf.device(device), tf.GradientTape() as tape:
+            h = x
+            for weight in weights:
+                h = tf.nn.gelu(h @ weight)
+            loss = tf.reduce_sum(h * h)
+            return loss, tape.gradient(loss, weights)
+
+    return step
+
+
+def optimized_nodes(function, x):
+    """The nodes that really run, by name, after TensorFlow has optimized and divided the graph."""
+    context.context().enable_run_metadata()
+    function(x)
+    metadata = context.context().export_run_metadata()
+    context.context().disable_run_metadata()
+    graphs = [g for found in metadata.function_graphs for g in found.partition_graphs]
+    return {node.name: node for graph in graphs for node in graph.node}
+
+
+def result(options, spec=None, device=ACCELERATOR):
+    """What a rewritten step gives, what is reported, and where it ran."""
+    x, step = numbers(ROWS, WIDTH, seed=99), make_step(device)
+    function = nfad.function(step, options=options, input_signature=spec and [spec])
+    loss, gradients = function(x)
+    expected_loss, expected = tf.function(step)(x)
+    (report,) = function.reports
+    nodes = optimized_nodes(function, x).values()
+    return {
+        "loss": abs(float(loss / expected_loss) - 1.0),
+        "gradients": max(
+            float(np.max(np.abs(a - b)) / np.max(np.abs(b)))
+            for a, b in zip(gradients, expected, strict=True)
+        ),
+        "changed": report.changed,
+        "note": report.note,
+        "peak": report.predicted_peak_after,
+        "bytes_of_host_copies": [k.bytes for k in report.kept if k.format == "host copy"],
+        "kept": len(report.kept),
+        "to_host": sum(HOST in n.device for n in nodes if n.name.endswith("/to_host")),
+        "from_host": sum(HOST in n.device for n in nodes if n.name.endswith("/from_host")),
+        "waiting": sum(
+            any(i.startswith("^") for i in n.input) for n in nodes if n.name.endswith("/from_host")
+        ),
+        "back": sum(ACCELERATOR in n.device for n in nodes if n.name.endswith("/back")),
+    }
+
+
+def on_cpu(device):
+    return ACCELERATOR not in device
+
+
+def main():
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    options = nfad.Options(on_error="raise", fuse="ops", min_bytes=1024)
+    offload = options.replace(offload=True)
+    with mock.patch("nested_fad_tf.plan.offload.on_cpu", on_cpu):
+        without = result(options)
+        found = {
+            "without": without,
+            "all": result(offload),
+            "unknown batch": result(
+                offload.replace(nominal_size=ROWS), tf.TensorSpec([None, WIDTH])
+            ),
+            "compiled groups": result(offload.replace(fuse="xla")),
+            "met without": result(offload.replace(budget=int(0.6 * without["peak"]))),
+            "met": result(offload.replace(budget=int(0.48 * without["peak"]))),
+            "missed": result(offload.replace(budget=1000)),
+            "on the host": result(offload, device=HOST),
+        }
+    pathlib.Path(sys.argv[1]).write_text(json.dumps(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
