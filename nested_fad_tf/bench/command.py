@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import os
 import pathlib
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import tensorflow as tf
 from rich.console import Console
@@ -28,6 +29,8 @@ from nested_fad_tf.bench import (
 from nested_fad_tf.graph import devices
 from nested_fad_tf.plan import price_files
 from nested_fad_tf.report import files
+
+_Row = TypeVar("_Row")
 
 # Column title -> text of the cell, by kind of row.
 Column = tuple[str, Callable[[Any], str]]
@@ -234,6 +237,23 @@ def write(path: pathlib.Path, results: dict[str, list[dict[str, Any]]]) -> None:
         "results": results,
     }
     files.write_json(path, content)
+
+
+def read(path: pathlib.Path | None, kind: str, row: Callable[..., _Row]) -> list[_Row]:
+    """Reads rows of one kind that `write` wrote, to add to them.
+
+    Args:
+        path: The file, if there is to be one.
+        kind: What was measured.
+        row: The rows' dataclass.
+
+    Returns:
+        The rows; none if there is no such file yet.
+    """
+    if path is None or not path.exists():
+        return []
+    results = json.loads(path.read_text(encoding="utf-8"))["results"]
+    return [row(**fields) for fields in results[kind]]
 
 
 def mib(size: int | None) -> str:

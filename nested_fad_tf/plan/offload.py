@@ -21,6 +21,8 @@ from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.host_memory import HOST_MEMORY
 from nested_fad_tf.plan.stages import Stages
 
+# Smaller tensors aren't worth the way.
+_LEAST_BYTES = 64 * 1024
 # Without a budget: so close to the least peak there is.
 _ABOUT_LEAST = 1.01
 _UNUSED = "offload=True unused: "
@@ -103,5 +105,7 @@ class _Move:
 
 def _movable(base: Attempt) -> list[Value]:
     """What an accelerator keeps as it is, in the order in which it is made."""
-    kept = (v for v in base.cut.kept if v.id not in base.cut.stored and v.shape is not None)
-    return sorted((v for v in kept if not on_cpu(v.node.device)), key=lambda v: v.id)
+    stored = base.cut.stored
+    kept = [v for v in base.cut.kept if v.nbytes >= _LEAST_BYTES and v.shape is not None]
+    movable = [v for v in kept if v.id not in stored and not on_cpu(v.node.device)]
+    return sorted(movable, key=lambda v: v.id)

@@ -99,14 +99,16 @@ class Schedule:
         Follows `ScheduleReady` in core/common_runtime/executor.cc: of the nodes that a node makes
         ready, cheap ones join a first-in-first-out queue; of the dear ones the last runs next if
         that queue is empty, and the others become tasks of the thread pool, whose only worker takes
-        its newest first.
+        its newest first. Constants count as the first of all: else what an added constant at the end
+        of the graph is read for would wait until nothing else is left to do, which it doesn't.
 
         Returns:
             The steps. Fewer than `steps` if there is a cycle.
         """
         waiting = [len(step.inputs) + len(step.waits) for step in self.steps]
         readers = self._readers()
-        tasks = deque(step for step in self.steps if not waiting[step.id])
+        ready = [step for step in self.steps if not waiting[step.id]]
+        tasks = deque(sorted(ready, key=lambda step: step.node.op_type != "Const"))
         inline: deque[Step] = deque()
         order = []
         while tasks or inline:
