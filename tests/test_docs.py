@@ -10,7 +10,7 @@ import pages
 import pytest
 
 import nested_fad_tf as nfad
-from nested_fad_tf.bench import command, convergence, largest_batch, paper
+from nested_fad_tf.bench import budget_points, command, convergence, largest_batch, paper
 
 _PACKAGE = pages.REPOSITORY / "nested_fad_tf"
 _PAGES = [pages.REPOSITORY / "README.md", *sorted((pages.REPOSITORY / "docs").glob("*.md"))]
@@ -142,14 +142,18 @@ def test_summaries_are_what_was_measured(page, name):
     assert _marked(page, name).strip() == command.summary_table(results)
 
 
-def test_what_is_said_of_convergence_and_batches_is_what_was_measured():
-    results = json.loads(pages.read("docs/results/convergence.json"))["results"]
-    runs = [convergence.Run(**row) for row in results["convergence"]]
-    costs = [convergence.Cost(**row) for row in results["costs"]]
+def _rows(name, kind, row):
+    return command.read(pages.REPOSITORY / "docs" / "results" / f"{name}.json", kind, row)
+
+
+def test_what_is_said_of_convergence_batches_and_budgets_is_what_was_measured():
+    runs = _rows("convergence", "convergence", convergence.Run)
+    costs = _rows("convergence", "costs", convergence.Cost)
+    rows = _rows("batch", "batch", largest_batch.BatchRow)
+    points = _rows("budgets", "budgets", budget_points.Point)
     assert _marked("docs/results.md", "convergence").strip() == convergence.table(runs, costs)
-    rows = json.loads(pages.read("docs/results/batch.json"))["results"]["batch"]
-    rows = [largest_batch.BatchRow(**row) for row in rows]
     assert _marked("docs/results.md", "batch").strip() == largest_batch.table(rows)
+    assert _marked("docs/results.md", "budgets").strip() == budget_points.table(points)
 
 
 def test_what_is_said_of_the_paper_is_what_was_measured():

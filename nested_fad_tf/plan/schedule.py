@@ -99,8 +99,8 @@ class Schedule:
         Follows `ScheduleReady` in core/common_runtime/executor.cc: of the nodes that a node makes
         ready, cheap ones join a first-in-first-out queue; of the dear ones the last runs next if
         that queue is empty, and the others become tasks of the thread pool, whose only worker takes
-        its newest first. Constants count as the first of all: else what an added constant at the end
-        of the graph is read for would wait until nothing else is left to do, which it doesn't.
+        its newest first. Constants run before all else, wherever they stand in the graph: what an
+        added one is read for doesn't wait until nothing else is left to do.
 
         Returns:
             The steps. Fewer than `steps` if there is a cycle.
