@@ -25,7 +25,7 @@ from nested_fad_tf.plan.stages import Stages
 _LEAST_BYTES = 64 * 1024
 # Without a budget: so close to the least peak there is.
 _ABOUT_LEAST = 1.01
-_UNUSED = "offload=True unused: "
+_UNUSED = "offload=True unused"
 _NO_ACCELERATOR = "what the backward pass reads isn't made on an accelerator"
 _COMPILED = "jit_compile=True: the compiler keeps a step on its device"
 _NO_GAIN = "it would lower no peak"
@@ -53,14 +53,14 @@ def fit(
         the report.
     """
     if candidates.view.compiled:
-        return bases[0], _UNUSED + _COMPILED
+        return bases[0], f"{_UNUSED}: {_COMPILED}"
     moves = [_Move(candidates, stages, base, options) for base in bases if _movable(base)]
     if not moves:
-        return bases[0], _UNUSED + _NO_ACCELERATOR
+        return bases[0], f"{_UNUSED}: {_NO_ACCELERATOR}"
     enough = (move for move in moves if limit is not None and move.least.peak <= limit)
     move = next(enough, min(moves, key=lambda m: m.least.peak))
     if move.least.peak >= bases[0].peak:
-        return bases[0], _UNUSED + _NO_GAIN
+        return bases[0], f"{_UNUSED}: {_NO_GAIN}"
     best, how = move.fewest(budget.MARGIN * limit if limit is not None else 0.0)
     return best, how if limit is None else budget.outcome(best, limit, how)
 
