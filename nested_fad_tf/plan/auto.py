@@ -78,7 +78,8 @@ def _limited(
         best, note = budget.fit(candidates, stages, base, limit, options)
     if not options.offload or (limit is not None and best.peak <= limit):
         return best, note
-    moved, outcome = offload.fit(candidates, stages, (best, base), limit, options)
+    bases = [best] if best is base else [best, base]
+    moved, outcome = offload.fit(candidates, stages, bases, limit, options)
     if moved is not best:
         return moved, outcome
     return best, "; ".join(filter(None, (note, outcome)))

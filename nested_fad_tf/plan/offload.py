@@ -61,8 +61,11 @@ def fit(
     move = next(enough, min(moves, key=lambda m: m.least.peak))
     if move.least.peak >= bases[0].peak:
         return bases[0], f"{_UNUSED}: {_NO_GAIN}"
-    best, how = move.fewest(budget.MARGIN * limit if limit is not None else 0.0)
-    return best, how if limit is None else budget.outcome(best, limit, how)
+    about_least = _ABOUT_LEAST * move.least.peak
+    if limit is None:
+        return move.fewest(about_least)
+    best, how = move.fewest(max(budget.MARGIN * limit, min(limit, about_least)))
+    return best, budget.outcome(best, limit, how)
 
 
 class _Move:
@@ -93,11 +96,10 @@ class _Move:
         self.least = moved(len(self._movable))
 
     def fewest(self, aim: float) -> tuple[Attempt, str]:
-        """Moves no more than it takes for a peak, or for about the least one; says how many."""
-        enough = max(aim, _ABOUT_LEAST * self.least.peak)
+        """Moves no more than it takes for a peak, or all if none is enough; says how many."""
         there = len(self._movable)
         counts = range(1, there)
-        count = 1 + bisect.bisect_left(counts, True, key=lambda n: self._moved(n).peak <= enough)
+        count = 1 + bisect.bisect_left(counts, True, key=lambda n: self._moved(n).peak <= aim)
         mib = sum(v.nbytes for v in self._movable[:count]) / _MIB
         how = f"keeping {mib:.1f} MiB in host memory, {count} of {there} tensors"
         return self._moved(count), how
