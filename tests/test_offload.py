@@ -43,7 +43,9 @@ def test_the_step_stays_what_it_is(results, case):
 def test_what_is_kept_goes_to_the_host_and_comes_back(results, case):
     result = results[case]
     moved = len(result["bytes_of_host_copies"])
-    assert 0 < moved < result["kept"]  # the last layer's is read at once
+    assert 0 < moved <= result["kept"]
+    if case != "missed":  # the last layer's is read at once
+        assert moved < result["kept"]
     # They are in the graph that TensorFlow has optimized, and come back in time, not before.
     assert result["to_host"] == result["from_host"] == result["waiting"] == result["back"] == moved
 
