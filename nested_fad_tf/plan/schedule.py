@@ -99,16 +99,14 @@ class Schedule:
         Follows `ScheduleReady` in core/common_runtime/executor.cc: of the nodes that a node makes
         ready, cheap ones join a first-in-first-out queue; of the dear ones the last runs next if
         that queue is empty, and the others become tasks of the thread pool, whose only worker takes
-        its newest first. Constants run before all else, wherever they stand in the graph: what an
-        added one is read for doesn't wait until nothing else is left to do.
+        its newest first.
 
         Returns:
             The steps. Fewer than `steps` if there is a cycle.
         """
         waiting = [len(step.inputs) + len(step.waits) for step in self.steps]
         readers = self._readers()
-        ready = [step for step in self.steps if not waiting[step.id]]
-        tasks = deque(sorted(ready, key=lambda step: step.node.op_type != "Const"))
+        tasks = deque(step for step in self.steps if not waiting[step.id])
         inline: deque[Step] = deque()
         order = []
         while tasks or inline:
