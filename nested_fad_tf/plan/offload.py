@@ -54,7 +54,8 @@ def fit(
     """
     if candidates.view.compiled:
         return bases[0], f"{_UNUSED}: {_COMPILED}"
-    moves = [_Move(candidates, stages, base, options) for base in bases if _movable(base)]
+    movable = [(base, _movable(base)) for base in bases]
+    moves = [_Move(candidates, stages, *pair, options) for pair in movable if pair[1]]
     if not moves:
         return bases[0], f"{_UNUSED}: {_NO_ACCELERATOR}"
     enough = (move for move in moves if limit is not None and move.least.peak <= limit)
@@ -75,6 +76,7 @@ class _Move:
         candidates: The buffers of the forward pass.
         stages: Their stages.
         base: The plan.
+        movable: What can move of it, what is to move first first.
         options: How groups are to run.
 
     Attributes:
@@ -82,18 +84,23 @@ class _Move:
     """
 
     def __init__(
-        self, candidates: Candidates, stages: Stages, base: Attempt, options: Options
+        self,
+        candidates: Candidates,
+        stages: Stages,
+        base: Attempt,
+        movable: Sequence[Value],
+        options: Options,
     ) -> None:
-        self._movable = _movable(base)
+        self._movable = movable
 
         @functools.cache
         def moved(count: int) -> Attempt:
-            there = dict.fromkeys((v.id for v in self._movable[:count]), HOST_MEMORY)
+            there = dict.fromkeys((v.id for v in movable[:count]), HOST_MEMORY)
             cut = dataclasses.replace(base.cut, stored={**base.cut.stored, **there})
             return attempt(candidates, stages, cut, base.seconds, options)
 
         self._moved = moved
-        self.least = moved(len(self._movable))
+        self.least = moved(len(movable))
 
     def fewest(self, aim: float) -> tuple[Attempt, str]:
         """Moves no more than it takes for a peak, or all if none is enough; says how many."""
