@@ -20,7 +20,7 @@ from nested_fad_tf.plan.chains import Chain, find_chains
 from nested_fad_tf.plan.cut import Cut, minimum_cut, recompute_price
 from nested_fad_tf.plan.groups import unchanged
 from nested_fad_tf.plan.peak import Lifetimes
-from nested_fad_tf.plan.plan import Decision, Keep, Plan, nothing, worthwhile
+from nested_fad_tf.plan.plan import Decision, Keep, Plan, joined, nothing, worthwhile
 from nested_fad_tf.plan.stages import Stages
 from nested_fad_tf.plan.storage import kept_as
 
@@ -82,7 +82,7 @@ def _limited(
     moved, outcome = offload.fit(candidates, stages, bases, limit, options)
     if moved is not best:
         return moved, outcome
-    return best, "; ".join(filter(None, (note, outcome)))
+    return best, joined(note, outcome)
 
 
 def _best(candidates: Candidates, stages: Stages, tradeoff: float, options: Options) -> Attempt:

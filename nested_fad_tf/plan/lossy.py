@@ -17,7 +17,7 @@ from nested_fad_tf.plan import auto, forward_ad
 from nested_fad_tf.plan.activations import narrowed
 from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.groups import unchanged
-from nested_fad_tf.plan.plan import Plan, nothing
+from nested_fad_tf.plan.plan import Plan, joined, nothing
 
 # Peaks that differ by less than this fraction count as equal.
 _ABOUT_EQUAL = 0.01
@@ -50,12 +50,12 @@ def plan(candidates: Candidates, options: Options) -> Plan:
     ]
     peaks = "predicted peaks: " + ", ".join([*each, f"{_mib(exact)} MiB exact"])
     if best is not exact and _is_better(best, exact, limit):
-        return dataclasses.replace(best, note=_joined(best.note, peaks))
+        return dataclasses.replace(best, note=joined(best.note, peaks))
     if not exact.rewrite:
         return exact
     reasons = dict.fromkeys(p.reason for p in lossy.values() if p.reason)
     unused = f"{options.lossy} unused: {'; '.join(reasons) or peaks}"
-    return dataclasses.replace(exact, note=_joined(exact.note, unused))
+    return dataclasses.replace(exact, note=joined(exact.note, unused))
 
 
 def _is_better(lossy: Plan, exact: Plan, limit: int | None) -> bool:
@@ -87,10 +87,6 @@ _WAYS: Mapping[str, Callable[[Candidates, Options], Plan]] = {
 }
 # What is narrow with each of them.
 _NARROW = {"precision": "derivatives", "activations": "activations"}
-
-
-def _joined(*notes: str) -> str:
-    return "; ".join(note for note in notes if note)
 
 
 def _peak(plan: Plan) -> int:

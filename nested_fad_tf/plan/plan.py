@@ -85,6 +85,18 @@ class Plan:
     seconds_again: float = 0.0
 
 
+def joined(*notes: str) -> str:
+    """Several notes as one.
+
+    Args:
+        *notes: Notes; empty ones are left out.
+
+    Returns:
+        The note.
+    """
+    return "; ".join(note for note in notes if note)
+
+
 def worthwhile(before: Lifetimes, after: Lifetimes) -> bool:
     """Whether a rewrite lowers the simulated peak by enough to be done.
 
