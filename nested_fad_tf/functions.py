@@ -305,7 +305,9 @@ class Session:
         self.reports.append(report)
 
     def largest(self) -> tuple[Report, Any] | None:
-        """The function that needs most memory: the training step, where there is one.
+        """The function that keeps most memory: the training step, where there is one.
+
+        A function that makes variables is traced twice; what it keeps is the same, its peak isn't.
 
         Returns:
             The latest report on it, and its `FuncGraph` if that still lives; `None` if nothing was
@@ -316,7 +318,7 @@ class Session:
 
     def _largest(self) -> int | None:
         keeping = [i for i, report in enumerate(self.reports) if report.kept_bytes_before]
-        return max(keeping, key=lambda i: (self.reports[i].predicted_peak_before, i), default=None)
+        return max(keeping, key=lambda i: (self.reports[i].kept_bytes_before, i), default=None)
 
     def stop_watching(self) -> GraphView | None:
         """Forgets what functions were like before.

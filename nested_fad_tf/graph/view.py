@@ -8,13 +8,14 @@ Uses private TensorFlow API, checked on 2.18 to 2.21: `Operation._is_stateful`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from nested_fad_tf.graph.constants import made_of_constants
 from nested_fad_tf.graph.devices import on_cpu
 from nested_fad_tf.graph.nodes import Node, Value, aliased_input
 from nested_fad_tf.graph.sizes import Shape, output_in_bytes
@@ -111,7 +112,9 @@ class GraphView:
         for op in operations:
             node = view._new_node(op, [value_of(t) for t in op.inputs])
             by_name[node.name] = node
-            part = parts.part_of(node.op_type, node.attr, on_cpu=partial(on_cpu, op.device))
+            part = parts.part_of(
+                node.op_type, node.attr, on_cpu=functools.partial(on_cpu, op.device)
+            )
             for index, tensor in enumerate(op.outputs):
                 if part is None or index != part.output:
                     value = view.add_value(node, index, tensor.dtype, static_shape(tensor))
@@ -222,6 +225,12 @@ class GraphView:
             source = aliased_input(value.node, value.index)
             source = source or self._unchanged_input(value.node, value.shape)
             value.storage = value if source is None else source.storage
+
+    @functools.cached_property
+    def made_of_constants(self) -> frozenset[int]:
+        """Ids of the nodes that depend on constants alone and could run before anything else."""
+        inputs, controls = [n.inputs for n in self.nodes], [n.controls for n in self.nodes]
+        return made_of_constants(self.nodes, inputs, controls)
 
     @property
     def live(self) -> Sequence[bool]:

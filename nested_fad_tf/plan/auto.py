@@ -76,6 +76,8 @@ def _limited(
     limit = options.budget_bytes(before.peak_bytes)
     if limit is not None and limit < before.peak_bytes:
         best, note = budget.fit(candidates, stages, base, limit, options)
+        if best.peak > before.peak_bytes:
+            note = budget.outcome(before, limit, "")
     if not options.offload or (limit is not None and best.peak <= limit):
         return best, note
     bases = [best] if best is base else [best, base]

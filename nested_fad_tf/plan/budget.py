@@ -32,6 +32,7 @@ from nested_fad_tf.plan.attempt import Attempt, attempt
 from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.cut import Costs, Cut, Span, minimum_cut, recompute_price
 from nested_fad_tf.plan.estimate import Estimator
+from nested_fad_tf.plan.peak import Lifetimes
 from nested_fad_tf.plan.stages import Stages
 
 # Into how many spans the backward pass is divided.
@@ -127,15 +128,16 @@ def fit(
         if peak <= MARGIN * limit:
             break
     if met is not None:
-        return met.attempt, outcome(met.attempt, limit, _how(met, families[0].forward_price))
-    return least, outcome(least, limit, "")
+        how = _how(met, families[0].forward_price)
+        return met.attempt, outcome(met.attempt.lifetimes, limit, how)
+    return least, outcome(least.lifetimes, limit, "")
 
 
-def outcome(found: Attempt, limit: int, how: str) -> str:
+def outcome(found: Lifetimes, limit: int, how: str) -> str:
     """Says what came of a budget.
 
     Args:
-        found: The plan, or the one with the least peak.
+        found: What the plan comes to, or the one with the least peak.
         limit: The budget in bytes.
         how: By what it is met, if it is.
 
@@ -143,7 +145,7 @@ def outcome(found: Attempt, limit: int, how: str) -> str:
         A note for the report.
     """
     asked = f"the budget of {limit / _MIB:.1f} MiB"
-    if found.peak <= limit:
+    if found.peak_bytes <= limit:
         return asked + MET + how
     return asked + MISSED + _what_is_least(found)
 
@@ -189,11 +191,11 @@ def _how(tried: _Try, forward_price: float) -> str:
     return f"running {share:.0%} of the forward pass again, in {in_pieces}"
 
 
-def _what_is_least(attempt: Attempt) -> str:
+def _what_is_least(found: Lifetimes) -> str:
     """What stands in the way of less."""
-    alive = attempt.lifetimes.live_at_peak[:_SHOWN]
+    alive = found.live_at_peak[:_SHOWN]
     largest = ", ".join(f"{v.name} ({v.nbytes / _MIB:.1f} MiB)" for v in alive)
-    peak = attempt.peak / _MIB
+    peak = found.peak_bytes / _MIB
     return f"the least that was found is {peak:.1f} MiB, at a time when {largest} are alive"
 
 

@@ -20,6 +20,7 @@ from nested_fad_tf.plan.price_files import prices_for
 from nested_fad_tf.plan.prices import Prices
 from nested_fad_tf.plan.storage import Format, extent_of
 
+_ALIVE = frozenset({"Const", "ReadVariableOp", "Placeholder", "PlaceholderWithDefault"})
 _SAME_BITS = "compared bit by bit with what is computed from it"
 
 
@@ -31,7 +32,8 @@ class Candidates:
         view: The graph.
         roles: Who is forward, who is cotangent.
         free: Per value id of a storage root: whether it needs no decision, since it is alive anyway
-            (an argument, a variable, a constant, an output of the function) or too small to matter.
+            (an argument, a variable, a constant, an output of the function), too small to matter,
+            or one number everywhere: TensorFlow leaves out most of what reads zeros or ones.
         bans: Per node id: why it may not be recomputed; absent if it may.
         needed: Storage roots that cotangent ops read, with their readers in execution order.
         late: Per node id, whether it runs in the backward pass: it depends on a cotangent by data
@@ -212,7 +214,8 @@ def _kept_today(view: GraphView, late: list[bool], free: list[bool]) -> tuple[Va
 def _free(view: GraphView, roles: Roles, min_bytes: int) -> list[bool]:
     free = [v.nbytes < min_bytes for v in view.values]
     for node in view.nodes:
-        if node.op_type in ("Const", "ReadVariableOp", "Placeholder", "PlaceholderWithDefault"):
+        filled = node.op_type == "Fill" and node.id in view.made_of_constants
+        if filled or node.op_type in _ALIVE:
             for value in node.outputs:
                 free[value.id] = True
     for value in view.outputs:

@@ -66,7 +66,7 @@ def fit(
     if limit is None:
         return move.fewest(about_least)
     best, how = move.fewest(max(budget.MARGIN * limit, min(limit, about_least)))
-    return best, budget.outcome(best, limit, how)
+    return best, budget.outcome(best.lifetimes, limit, how)
 
 
 class _Move:

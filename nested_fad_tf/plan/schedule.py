@@ -6,11 +6,14 @@ import functools
 from collections import deque
 from collections.abc import Sequence
 
+from nested_fad_tf.graph.constants import made_of_constants
 from nested_fad_tf.graph.nodes import Node, Value
 from nested_fad_tf.ops import elementwise, views
 from nested_fad_tf.plan.rewrite import Group
 from nested_fad_tf.plan.wiring import Wiring
 
+# What is made of constants alone counts as one of them up to this size.
+_SMALL_BYTES = 256
 # What a kernel has to move to be worth a task of its own; about the executor's 8000 cycles.
 _DEAR_BYTES = 64 * 1024
 
@@ -76,6 +79,12 @@ class Schedule:
         for step in self.steps:
             step.waits = self._waits(step)
 
+    def _source(self, value: Value) -> Step:
+        """The step that makes a value."""
+        source = self._step_of[value.node.id]
+        assert source is not None, f"{value} is read but not computed"
+        return source
+
     def _add(self, nodes: Sequence[Node], step: Step) -> None:
         self.steps.append(step)
         for node in nodes:
@@ -99,38 +108,64 @@ class Schedule:
         Follows `ScheduleReady` in core/common_runtime/executor.cc: of the nodes that a node makes
         ready, cheap ones join a first-in-first-out queue; of the dear ones the last runs next if
         that queue is empty, and the others become tasks of the thread pool, whose only worker takes
-        its newest first.
+        its newest first. Constants are there before anything else runs. What is large and made of
+        them alone, such as zeros, ones, and the gradient of a mean, is mostly folded or optimized
+        away: it is taken to run just before its first reader.
 
         Returns:
             The steps. Fewer than `steps` if there is a cycle.
         """
-        waiting = [len(step.inputs) + len(step.waits) for step in self.steps]
+        lazy = self._lazy()
         readers = self._readers()
-        tasks = deque(step for step in self.steps if not waiting[step.id])
+        waiting = [len(step.inputs) + len(step.waits) for step in self.steps]
+        for step in lazy.values():
+            for reader in readers[step.id]:
+                waiting[reader.id] -= 1
+        ready = [s for s in self.steps if not waiting[s.id] and s.id not in lazy]
+        tasks = deque(sorted(ready, key=lambda step: step.node.op_type != "Const"))
         inline: deque[Step] = deque()
-        order = []
+        order: list[Step] = []
         while tasks or inline:
             step = inline.popleft() if inline else tasks.popleft()
-            order.append(step)
+            self._append(step, lazy, order)
             dear: list[Step] = []
             for reader in readers[step.id]:
                 waiting[reader.id] -= 1
-                if not waiting[reader.id]:
+                if not waiting[reader.id] and reader.id not in lazy:
                     (dear if _is_dear(reader) else inline).append(reader)
             if dear and not inline:
                 inline.append(dear.pop())
             tasks.extendleft(dear)
+        while lazy:  # what nothing reads
+            self._append(lazy.pop(next(iter(lazy))), lazy, order)
         return order
+
+    def _append(self, step: Step, lazy: dict[int, Step], order: list[Step]) -> None:
+        """Runs a step, and before it what it reads of what hasn't run yet."""
+        for value in step.inputs:
+            source = self._source(value)
+            if source.id in lazy:
+                self._append(lazy.pop(source.id), lazy, order)
+        order.append(step)
+
+    def _lazy(self) -> dict[int, Step]:
+        """By id the steps that read constants alone, directly or not, and make something large."""
+        wiring, lazy = self.wiring, {}
+        constant = made_of_constants(wiring.order, wiring.inputs, wiring.controls)
+        for node in wiring.order:
+            step = self._step_of[node.id]
+            if step is not None and step.group is None and node.id in constant and step.inputs:
+                large = any(v.nbytes > _SMALL_BYTES for v in step.outputs)
+                if large or any(self._source(v).id in lazy for v in step.inputs):
+                    lazy[step.id] = step
+        return lazy
 
     def _readers(self) -> list[list[Step]]:
         """For each step the steps that read or wait for it, as often as they do."""
         readers: list[list[Step]] = [[] for _ in self.steps]
-        step_of = self._step_of
         for step in self.steps:
             for value in step.inputs:
-                source = step_of[value.node.id]
-                assert source is not None, f"{value} is read but not computed"
-                readers[source.id].append(step)
+                readers[self._source(value).id].append(step)
             for source in step.waits:
                 readers[source.id].append(step)
         return readers

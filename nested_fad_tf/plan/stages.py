@@ -2,7 +2,9 @@
 
 For element-wise readers a stage is the last cotangent of their region that isn't made element-wise
 (by a matrix product, a reduction), so that they share copies and can be fused with them; for all
-other readers it is the cotangent they read. Readers in different stages get copies of their own: to
+other readers it is the cotangent they read. Cotangents that are made of constants alone are there
+from the beginning, such as the zeros for results that a loss doesn't depend on: where there are
+others they start no stage. Readers in different stages get copies of their own: to
 share them would keep them alive in between, which is what the cut decided against.
 
 How often a cut computes each node again is therefore known before a copy is made: it is the number
@@ -37,6 +39,7 @@ class Stages:
         self.ends: dict[int, list[Node]] = {}
         self.anchors: dict[int, Node] = {}
         cotangent, live = candidates.roles.cotangent, candidates.view.live
+        constant = candidates.view.made_of_constants
         for node in candidates.view.nodes:
             if not (cotangent[node.id] and live[node.id]):  # to wait for dead code would revive it
                 continue
@@ -44,6 +47,7 @@ class Stages:
             if not incoming:
                 self.anchors[node.id] = node
                 continue
+            incoming = [v for v in incoming if v.node.id not in constant] or incoming
             through = _passes_through(node) and not all(map(candidates.is_free, incoming))
             sources = (self.anchors[v.node.id] if through else v.node for v in incoming)
             stage = max(sources, key=_id)

@@ -135,6 +135,7 @@ def a_tape_each(agent, batch):
 def nested_persistent_tapes(agent, batch):
     """A critic whose slope in the action is held down: a gradient of a gradient."""
     with tf.GradientTape(persistent=True) as outer:
+        others = agent.losses(batch)
         with tf.GradientTape(persistent=True) as inner:
             inner.watch((batch.state, batch.action))
             guess = agent.critic(tf.concat([batch.state, batch.action], -1))
@@ -142,8 +143,8 @@ def nested_persistent_tapes(agent, batch):
         slope = inner.gradient(guess, batch.action)
         other = inner.gradient(sharp, batch.state)
         losses = (
-            tf.reduce_mean(tf.square(guess - batch.reward)) + tf.reduce_mean(tf.square(slope)),
-            tf.reduce_mean(tf.square(other)),
+            others[0] + tf.reduce_mean(tf.square(slope)),
+            others[1] + tf.reduce_mean(tf.square(other)),
         )
     gradients = [
         outer.gradient(loss, agent.critic.variables, unconnected_gradients="zero")
