@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras_training import check
-from traced import assert_same, candidates_of, numbers
+from traced import assert_same, candidates_of, mish, numbers
 
 import nested_fad_tf as nfad
 from nested_fad_tf.plan.strategies import STRATEGIES
@@ -82,6 +82,19 @@ def test_a_budget_that_nothing_meets(caplog):
     report.summary(lines.append)
     assert report.note.split(":")[0] in " ".join(lines)
     assert max(map(len, lines)) <= 100
+
+
+def test_where_nothing_is_found_the_least_is_what_tensorflow_needs():
+    def chain(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = mish(mish(x))
+        return tape.gradient(y, x)
+
+    report = nfad.explain(chain, X, options=OPTIONS.replace(budget=0.1))
+    assert not report.changed
+    peak = report.predicted_peak_before / MIB
+    assert f"the least that was found is {peak:.1f} MiB" in report.note
 
 
 def test_checkpoints_are_named():

@@ -137,6 +137,36 @@ def test_a_function_compiled_with_its_caller_and_one_that_is_not():
     assert all(seen["step"][1:])
 
 
+@pytest.mark.parametrize("strategy", ["auto", "forward_ad"])
+def test_a_step_that_calls_a_compiled_function_is_not_compiled(strategy):
+    """As Keras' grouped convolutions are called: groups are found, and derivatives kept."""
+    seen = {}
+    compiled = tf.function(lambda x: tf.cumsum(x, axis=1), jit_compile=True)
+    weights = [numbers(COLUMNS, COLUMNS, seed=i, scale=0.1) for i in range(4)]
+
+    def step(x):
+        with tf.GradientTape() as tape:
+            tape.watch(weights)
+            for weight in weights:
+                x = tf.nn.gelu(compiled(x @ weight))
+            loss = tf.reduce_mean(tf.square(x))
+        return loss, tape.gradient(loss, weights)
+
+    def observe(graph):
+        seen[graph.name] = tracing.is_compiled(graph)
+
+    x = numbers(4 * ROWS, COLUMNS)
+    with tracing.observing(observe):
+        expected = tf.function(step)(x)
+    assert seen["step"] is False and True in seen.values()
+    options = OPTIONS.replace(strategy=strategy, fuse="xla")
+    function = nfad.function(step, options=options)
+    assert_same(function(x), expected, rtol=1e-5)
+    report = function.reports[-1]
+    assert report.changed, report.reason
+    assert report.predicted_peak_after < 0.8 * report.predicted_peak_before
+
+
 def test_keras_with_jit_compile():
     def train(options):
         keras.utils.set_random_seed(1)

@@ -24,10 +24,9 @@ def made_of_constants(
     """
     found: set[int] = set()
     for node in order:
-        if node.op_type == "Const":
-            found.add(node.id)
-        elif node.stateful or controls[node.id] or not inputs[node.id]:
+        if node.stateful or controls[node.id]:
             continue
-        elif all(value.node.id in found for value in inputs[node.id]):
+        read = inputs[node.id]
+        if node.op_type == "Const" or (read and all(v.node.id in found for v in read)):
             found.add(node.id)
     return frozenset(found)

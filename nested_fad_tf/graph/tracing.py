@@ -28,6 +28,8 @@ _observer: contextvars.ContextVar[Observer | None] = contextvars.ContextVar(
 _outermost: contextvars.ContextVar[Any] = contextvars.ContextVar(
     "nested_fad_tf_outermost", default=None
 )
+# Marks the call of a function that is compiled by itself.
+_MUST_COMPILE = "_XlaMustCompile"
 _lock = threading.Lock()
 _active = 0
 
@@ -90,6 +92,8 @@ def is_part_of_another(graph: Any) -> bool:
 def is_compiled(graph: Any) -> bool:
     """Whether XLA compiles a function as a whole, on its own account or its caller's.
 
+    A function that calls a compiled one isn't for that: of its ops the call alone is compiled.
+
     Args:
         graph: The `FuncGraph` of the function.
 
@@ -100,7 +104,10 @@ def is_compiled(graph: Any) -> bool:
     if control_flow_util.GraphOrParentsInXlaContext(graph):
         return True
     containing = control_flow_util.GetContainingXLAContext
-    return any(containing(op._get_control_flow_context()) for op in graph.get_operations())
+    return any(
+        containing(op._get_control_flow_context()) and _MUST_COMPILE not in op.node_def.attr
+        for op in graph.get_operations()
+    )
 
 
 def is_gradient_of_loop(graph: Any) -> bool:

@@ -136,6 +136,22 @@ def test_constants_are_read_and_what_is_computed_is_not():
     assert view.constant(node(view, "x").outputs[0]) is None
 
 
+def test_what_is_made_of_constants_depends_on_no_call():
+    def step(x):
+        ones = tf.ones_like(tf.fill([3], 2.0))
+        noise = tf.random.uniform([3])
+        with tf.control_dependencies([x]):
+            late = tf.identity(tf.constant(1.0))
+        return ones + x, tf.exp(ones), noise, late
+
+    view = view_of(step, tf.TensorSpec([3]))
+    found = {n.op_type for n in view.nodes if n.id in view.made_of_constants}
+    assert {"Const", "Fill", "Exp"} <= found
+    assert not found & {"AddV2", "Placeholder", "RandomUniform"}
+    late = view.outputs[-1].node
+    assert late.op_type == "Identity" and late.id not in view.made_of_constants
+
+
 def test_arguments_are_parameters_and_captures():
     variable, captured = tf.Variable([1.0, 2.0]), tf.constant(np.arange(400.0, dtype=np.float32))
 

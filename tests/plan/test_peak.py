@@ -80,6 +80,29 @@ def test_a_result_of_another_size_needs_a_buffer_of_its_own():
     assert peak_of(step, SQUARE, SQUARE) == 1.5
 
 
+def test_constants_run_first_and_what_is_large_and_made_of_them_when_it_is_read():
+    def step(x, w):
+        y = tf.tanh(tf.exp(x @ w) @ w)
+        noise = tf.random.stateless_uniform([128, 128], (1, 2))  # the seed is a constant
+        zeros = tf.fill([128, 128], 0.0)
+        return y @ (noise + zeros), tf.constant(1.0)
+
+    view = view_of(step, SQUARE, SQUARE)
+    order = [s.node.op_type for s in simulate(view).steps]
+    assert "Const" not in order[order.index("Placeholder") :]
+    fill = order.index("Fill")
+    assert order[fill + 1] == "AddV2"
+    assert fill > order.index("MatMul")
+
+
+def test_what_is_made_of_constants_runs_though_nothing_reads_it():
+    def step(x):
+        return x + 1.0, tf.reshape(tf.fill([128, 128], 2.0), [-1])
+
+    order = [s.node.op_type for s in simulate(view_of(step, SQUARE)).steps]
+    assert {"Fill", "Reshape"} <= set(order)
+
+
 def test_dead_code_does_not_run():
     def live(x, w):
         return tf.tanh(x @ w)
