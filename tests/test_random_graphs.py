@@ -46,7 +46,7 @@ def check_many(examples, options, programs, forced=False):
 
 def test_recomputation_changes_nothing():
     options = [nfad.Options(strategy=s, fuse="ops") for s in ("auto", "recompute")]
-    counts = check_many(40, options, random_graphs.programs())
+    counts = check_many(40, options, random_graphs.programs(), forced=True)
     assert counts["changed"] >= 0.6 * counts["all"], counts
     # All of them, but for sums whose order depends on who else reads the summands.
     assert counts["identical"] >= 0.9 * counts["comparable"], counts
@@ -62,7 +62,7 @@ def test_rewrites_that_gain_nothing_change_nothing_either(strategy):
 def test_other_dtypes():
     options = [nfad.Options(strategy=s, fuse="ops") for s in ("auto", "recompute")]
     dtypes = ("float64", "bfloat16", "float16")
-    counts = check_many(12, options, random_graphs.programs(dtypes))
+    counts = check_many(12, options, random_graphs.programs(dtypes), forced=True)
     assert counts["changed"] >= 0.5 * counts["all"], counts
 
 

@@ -219,7 +219,7 @@ def test_a_batch_of_unknown_size_is_planned_as_one_of_known_size(fuse):
     known = nfad.explain(step, tf.TensorSpec([256, 64]), options=options)
     unknown = nfad.explain(step, tf.TensorSpec([None, 64]), options=options)
     assert unknown.changed
-    assert unknown.predicted_peak_after <= 1.15 * known.predicted_peak_after
+    assert unknown.predicted_peak_after <= 1.2 * known.predicted_peak_after
     assert unknown.kept_bytes_after <= 1.15 * known.kept_bytes_after
 
 

@@ -18,8 +18,8 @@ import nested_fad_tf as nfad
 
 # Matrix products, splits and sigmoids keep their results in any case.
 UNCHANGED = {
-    "lstm", "lstm-unroll", "lstm-dropout-unroll", "lstm-mask", "lstm-stateful",
-    "gru-stateful-unroll", "both-ave-mask",
+    "lstm", "lstm-unroll", "lstm-dropout-unroll", "lstm-mask", "lstm-mask-unroll",
+    "lstm-stateful", "gru-stateful-unroll", "both-ave-mask",
 }  # fmt: skip
 if tuple(map(int, keras.__version__.split(".")[:2])) < (3, 9):
     # One mask for all gates there, not one for each: what is multiplied by it needn't be kept.
