@@ -116,12 +116,13 @@ class Schedule:
             The steps. Fewer than `steps` if there is a cycle.
         """
         lazy = self._lazy()
+        postponed = frozenset(lazy)
         readers = self._readers()
         waiting = [len(step.inputs) + len(step.waits) for step in self.steps]
         for step in lazy.values():
             for reader in readers[step.id]:
                 waiting[reader.id] -= 1
-        ready = [s for s in self.steps if not waiting[s.id] and s.id not in lazy]
+        ready = [s for s in self.steps if not waiting[s.id] and s.id not in postponed]
         tasks = deque(sorted(ready, key=lambda step: step.node.op_type != "Const"))
         inline: deque[Step] = deque()
         order: list[Step] = []
@@ -131,26 +132,32 @@ class Schedule:
             dear: list[Step] = []
             for reader in readers[step.id]:
                 waiting[reader.id] -= 1
-                if not waiting[reader.id] and reader.id not in lazy:
+                if not waiting[reader.id] and reader.id not in postponed:
                     (dear if _is_dear(reader) else inline).append(reader)
             if dear and not inline:
                 inline.append(dear.pop())
             tasks.extendleft(dear)
         while lazy:  # what nothing reads
-            self._append(lazy.pop(next(iter(lazy))), lazy, order)
+            self._append(next(iter(lazy.values())), lazy, order)
         return order
 
     def _append(self, step: Step, lazy: dict[int, Step], order: list[Step]) -> None:
         """Runs a step, and before it what it reads of what hasn't run yet."""
-        for value in step.inputs:
-            source = self._source(value)
-            if source.id in lazy:
-                self._append(lazy.pop(source.id), lazy, order)
-        order.append(step)
+        stack = [step]
+        while stack:
+            current = stack[-1]
+            missing = [s for v in current.inputs if (s := self._source(v)).id in lazy]
+            if missing:
+                stack.extend(reversed(missing))
+                continue
+            stack.pop()
+            if lazy.pop(current.id, None) is not None or current is step:
+                order.append(current)
 
     def _lazy(self) -> dict[int, Step]:
         """By id the steps that read constants alone, directly or not, and make something large."""
-        wiring, lazy = self.wiring, {}
+        wiring = self.wiring
+        lazy: dict[int, Step] = {}
         constant = made_of_constants(wiring.order, wiring.inputs, wiring.controls)
         for node in wiring.order:
             step = self._step_of[node.id]
