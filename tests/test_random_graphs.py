@@ -52,6 +52,12 @@ def test_recomputation_changes_nothing():
     assert counts["identical"] >= 0.9 * counts["comparable"], counts
 
 
+def test_plans_predict_no_higher_peak():
+    options = [nfad.Options(strategy=s, fuse="ops") for s in ("auto", "recompute")]
+    counts = check_many(12, options, random_graphs.programs())
+    assert counts["changed"] >= 0.2 * counts["all"], counts
+
+
 @pytest.mark.parametrize("strategy", ["recompute", "forward_ad"])
 def test_rewrites_that_gain_nothing_change_nothing_either(strategy):
     options = [nfad.Options(strategy=strategy, fuse="ops")]

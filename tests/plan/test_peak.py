@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import tensorflow as tf
 from traced import SIZE, SQUARE, names, node, nodes, view_of
@@ -226,3 +227,30 @@ def test_recomputing_lowers_the_peak_by_what_is_no_longer_kept():
     after = simulate(view, builder.build())
     assert after.peak_bytes == 2 * SIZE
     assert after.nodes == simulate(view).nodes + 2
+
+
+def test_what_an_added_constant_is_read_for_does_not_wait():
+    """A small tensor takes a large one's place at once, though the constant comes last."""
+
+    def step(x, w):
+        large = x @ w
+        small = tf.reduce_sum(large, axis=0)
+        for _ in range(3):
+            w = w @ w
+        return tf.reduce_sum(w) + tf.reduce_sum(small)
+
+    view = view_of(step, SQUARE, SQUARE)
+    (small, *_) = nodes(view, "Sum")
+    builder = RewriteBuilder(view)
+    number = builder.constant(np.array(2.0, np.float32), tf.float32, origin=small, suffix="/two")
+    product = small.inputs[0].node
+    scaled = builder.add(
+        "Mul",
+        [product.outputs[0], number],
+        [(tf.float32, product.outputs[0].shape)],
+        origin=product,
+        attrs={"T": tf.float32},
+    )
+    builder.redirect(small, 0, scaled.outputs[0])
+    order = [step.node for step in simulate(view, builder.build()).steps]
+    assert order.index(scaled) == order.index(product) + 1
