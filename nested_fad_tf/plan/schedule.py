@@ -117,18 +117,23 @@ class Schedule:
         """
         lazy = self._lazy()
         postponed = frozenset(lazy)
+        reads_postponed: set[int] = set()
         readers = self._readers()
         waiting = [len(step.inputs) + len(step.waits) for step in self.steps]
         for step in lazy.values():
             for reader in readers[step.id]:
                 waiting[reader.id] -= 1
+                reads_postponed.add(reader.id)
         ready = [s for s in self.steps if not waiting[s.id] and s.id not in postponed]
         tasks = deque(sorted(ready, key=lambda step: step.node.op_type != "Const"))
         inline: deque[Step] = deque()
         order: list[Step] = []
         while tasks or inline:
             step = inline.popleft() if inline else tasks.popleft()
-            self._append(step, lazy, order)
+            if step.id in reads_postponed:
+                self._append(step, lazy, order)
+            else:
+                order.append(step)
             dear: list[Step] = []
             for reader in readers[step.id]:
                 waiting[reader.id] -= 1

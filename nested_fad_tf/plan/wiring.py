@@ -55,21 +55,24 @@ class Wiring:
             stack = [start] if self.live[start.id] else []
             while stack:
                 node = stack[-1]
-                if state[node.id]:
-                    stack.pop()
+                missing = [] if state[node.id] == _DONE else self._missing(node, state)
+                if missing:
+                    # All that was missing is above it, unless a path from there leads back here.
                     if state[node.id] == _OPEN:
-                        state[node.id] = _DONE
-                        order.append(node)
+                        raise CycleError(f"{node} of {self.view.name} would wait for itself")
+                    state[node.id] = _OPEN
+                    stack += missing
                     continue
-                state[node.id] = _OPEN
-                for value in self.inputs[node.id]:
-                    self._visit(value.node, state, stack)
-                for other in self.controls[node.id]:
-                    self._visit(other, state, stack)
+                stack.pop()
+                if state[node.id] != _DONE:
+                    state[node.id] = _DONE
+                    order.append(node)
         return order
 
-    def _visit(self, node: Node, state: bytearray, stack: list[Node]) -> None:
-        if state[node.id] == _OPEN:
-            raise CycleError(f"{node} of {self.view.name} would wait for itself")
-        if not state[node.id]:
-            stack.append(node)
+    def _missing(self, node: Node, state: bytearray) -> list[Node]:
+        """What a node reads or waits for and isn't dealt with yet."""
+        missing = [v.node for v in self.inputs[node.id] if state[v.node.id] != _DONE]
+        controls = self.controls[node.id]
+        if controls:
+            missing += [other for other in controls if state[other.id] != _DONE]
+        return missing
