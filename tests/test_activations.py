@@ -171,7 +171,7 @@ def test_losses_and_moving_averages_are_what_they_were():
     assert any("int2" in formats_of(report) for report in nfad.keras.reports(model))
 
 
-@pytest.mark.parametrize("precision", ["int8", "int4"])
+@pytest.mark.parametrize("precision", [pytest.param("int8", marks=pytest.mark.slow), "int4"])
 def test_fit_trains(precision):
     x, y = numbers(256, 16, 16, 8).numpy(), np.arange(256) % 4
     x += 0.3 * y[:, None, None, None]

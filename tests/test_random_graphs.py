@@ -58,7 +58,9 @@ def test_plans_predict_no_higher_peak():
     assert counts["changed"] >= 0.2 * counts["all"], counts
 
 
-@pytest.mark.parametrize("strategy", ["recompute", "forward_ad"])
+@pytest.mark.parametrize(
+    "strategy", ["forward_ad", pytest.param("recompute", marks=pytest.mark.slow)]
+)
 def test_rewrites_that_gain_nothing_change_nothing_either(strategy):
     options = [nfad.Options(strategy=strategy, fuse="ops")]
     counts = check_many(15, options, random_graphs.programs(), forced=True)

@@ -11,7 +11,7 @@ def test_a_row(monkeypatch):
         return fit.train(**arguments)
 
     monkeypatch.setattr(fit.request, "ask", ask)
-    row = fit.fit_row("mish_mlp", loop_gain=2.5)
+    row = fit.fit_row("mish_mlp:batch=1024", loop_gain=2.5)
     assert len(row.plain) == len(row.rewritten) == 6
     assert row.plain[-1] < row.plain[0]
     assert row.worst_difference < 1e-5

@@ -110,7 +110,7 @@ def test_kinds_of_models(make):
     check(make)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("make", [functional, pytest.param(WithOwnStep, marks=pytest.mark.slow)])
 def test_compiled_or_not(make, jit_compile):
     check(make, lambda: {"jit_compile": jit_compile})
@@ -151,7 +151,7 @@ def test_optimizers(optimizer):
     check(functional, lambda: {"optimizer": optimizer()})
 
 
-@pytest.mark.parametrize("steps", [3, 16])
+@pytest.mark.parametrize("steps", [3, pytest.param(16, marks=pytest.mark.slow)])
 def test_several_steps_an_execution(steps):
     check(functional, lambda: {"steps_per_execution": steps})
 
@@ -204,7 +204,9 @@ def test_run_eagerly_works_and_says_why_nothing_is_done():
 
 
 @pytest.mark.skipif(not hasattr(keras, "RematScope"), reason="RematScope came with Keras 3.9")
-@pytest.mark.parametrize("mode", ["activations", "list_of_layers"])
+@pytest.mark.parametrize(
+    "mode", ["activations", pytest.param("list_of_layers", marks=pytest.mark.slow)]
+)
 def test_remat_scope_keeps_working(mode):
     def make():
         # Keras counts layers of a kind in their names, over all tests of a process. Of layers that
