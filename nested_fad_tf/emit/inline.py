@@ -9,8 +9,8 @@ that were rewritten by themselves, and functions with calls in them that have to
 An op can't be taken out of a graph: the call stays, unread and not among the graph's control
 outputs, and never runs.
 
-Uses private TensorFlow API, checked on 2.18 to 2.21: `Graph._get_function` and the `AtomicFunction`
-that it gives, `function_def_to_graph_def`, `Operation._control_outputs`.
+Uses private TensorFlow API, checked on 2.18 to 2.21: of an `AtomicFunction` its `graph` and
+`cached_definition`, `function_def_to_graph_def`, `Operation._control_outputs`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ import tensorflow as tf
 
 from nested_fad_tf.emit import primitives
 from nested_fad_tf.graph import versions
+from nested_fad_tf.graph.calls import CALLS, MUST_COMPILE, function_called, function_named
 from nested_fad_tf.graph.view import is_stateful
 
-_CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 # Attributes by which a function asks to be run as one.
-_TOGETHER = ("_noinline", "_XlaMustCompile", "_XlaCompile", "api_implements")
+_TOGETHER = ("_noinline", MUST_COMPILE, "_XlaCompile", "api_implements")
 # The attribute of a forward function that names its backward function, and the other way round.
 _DERIVED = ("backward_function_name", "forward_function_name")
 # What TensorFlow calls the graph of a backward function.
@@ -70,13 +70,13 @@ class Inliner:
         """
         calls = [op for op in graph.get_operations() if self._belongs(graph, op)]
         for call in calls:  # grows
-            added = _inline(graph, call, _function(graph, call))
-            calls += [op for op in added if op.type in _CALLS]
+            added = _inline(graph, call, function_called(graph, call))
+            calls += [op for op in added if op.type in CALLS]
         return len(calls)
 
     def _belongs(self, graph: Any, call: tf.Operation) -> bool:
         """Whether a call is of a function that a gradient goes through, and can be inlined."""
-        function = _function(graph, call)
+        function = function_called(graph, call)
         if function is None:
             return False
         derived = any(name in function.cached_definition.attr for name in _DERIVED)
@@ -88,26 +88,12 @@ class Inliner:
         if any(name in attributes for name in _TOGETHER):
             return False
         forward = attributes["forward_function_name"].s if _DERIVED[1] in attributes else b""
-        own = _lookup(graph, forward.decode()) if forward else function
+        own = function_named(graph, forward.decode()) if forward else function
         if own is None or own.graph in self._rewritten:
             return False
-        called = (n for n in function.cached_definition.node_def if n.op in _CALLS)
-        inner = (_lookup(function.graph, n.attr["f"].func.name) for n in called)
+        called = (n for n in function.cached_definition.node_def if n.op in CALLS)
+        inner = (function_named(function.graph, n.attr["f"].func.name) for n in called)
         return all(f is not None and self._fits(function.graph, f) for f in inner)
-
-
-def _function(graph: Any, call: tf.Operation) -> Any:
-    """The function that an op calls, `None` if it calls none."""
-    return _lookup(graph, call.get_attr("f").name) if call.type in _CALLS else None
-
-
-def _lookup(graph: Any, name: str) -> Any:
-    while graph is not None:
-        function = graph._get_function(name)
-        if function is not None:
-            return function
-        graph = getattr(graph, "outer_graph", None)
-    return None
 
 
 def _inline(graph: Any, call: tf.Operation, function: Any) -> list[tf.Operation]:

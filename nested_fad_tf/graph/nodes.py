@@ -7,13 +7,13 @@ from typing import Any
 
 import tensorflow as tf
 
+from nested_fad_tf.graph.calls import CALLS
 from nested_fad_tf.graph.sizes import Shape
 from nested_fad_tf.ops import views
 
 # Marks the call of a function that does nothing but carry a cone's gradient, and says which of its
 # arguments that reads: see emit/outlined.py.
 OWN_GRADIENT = "_nested_fad_gradient"
-_CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 
 
 class Value:
@@ -76,6 +76,7 @@ class Node:
         op: The `tf.Operation` it stands for; `None` for an added node.
         origin: For an added node, the traced node it is a copy of or was derived from.
         stateful: Whether running it twice, or not at all, could be noticed.
+        scratch: Bytes that it allocates for itself while it runs, as far as that is known.
     """
 
     __slots__ = (
@@ -89,6 +90,7 @@ class Node:
         "op_type",
         "origin",
         "outputs",
+        "scratch",
         "stateful",
     )
 
@@ -116,6 +118,7 @@ class Node:
         self.op = op
         self.origin = origin
         self.stateful = stateful
+        self.scratch = 0
         self._attrs = attrs
 
     def attr(self, name: str) -> Any:
@@ -181,4 +184,4 @@ def aliased_input(node: Node, index: int) -> Value | None:
 
 def _hands_on(node: Node) -> bool:
     """Whether a call gives back its first argument, with another gradient."""
-    return node.op_type in _CALLS and node.attr(OWN_GRADIENT) is not None
+    return node.op_type in CALLS and node.attr(OWN_GRADIENT) is not None

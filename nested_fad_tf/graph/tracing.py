@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from nested_fad_tf.errors import UnsupportedVersionError
 from nested_fad_tf.graph import versions
+from nested_fad_tf.graph.calls import MUST_COMPILE
 
 Observer = Callable[[Any], None]
 
@@ -28,8 +29,6 @@ _observer: contextvars.ContextVar[Observer | None] = contextvars.ContextVar(
 _outermost: contextvars.ContextVar[Any] = contextvars.ContextVar(
     "nested_fad_tf_outermost", default=None
 )
-# Marks the call of a function that is compiled by itself.
-_MUST_COMPILE = "_XlaMustCompile"
 _lock = threading.Lock()
 _active = 0
 
@@ -105,7 +104,7 @@ def is_compiled(graph: Any) -> bool:
         return True
     containing = control_flow_util.GetContainingXLAContext
     return any(
-        containing(op._get_control_flow_context()) and _MUST_COMPILE not in op.node_def.attr
+        containing(op._get_control_flow_context()) and MUST_COMPILE not in op.node_def.attr
         for op in graph.get_operations()
     )
 

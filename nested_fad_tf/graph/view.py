@@ -18,6 +18,7 @@ import tensorflow as tf
 from nested_fad_tf.graph.constants import made_of_constants
 from nested_fad_tf.graph.devices import on_cpu
 from nested_fad_tf.graph.nodes import Node, Value, aliased_input
+from nested_fad_tf.graph.scratch import scratch_in_bytes
 from nested_fad_tf.graph.sizes import Shape, output_in_bytes
 from nested_fad_tf.ops import parts, views
 
@@ -136,6 +137,7 @@ class GraphView:
         node = Node(
             len(self.nodes), op.name, op_type, inputs, device=op.device, op=op, stateful=stateful
         )
+        node.scratch = scratch_in_bytes(op, compiled=self.compiled)
         self.nodes.append(node)
         if op_type in ("Placeholder", "PlaceholderWithDefault"):
             self.arguments.add(len(self.values))

@@ -2,7 +2,8 @@
 
 A buffer lives from the step that allocates it to its last reader; element-wise ops write into an
 input's buffer when nobody else reads it, as the kernels do. Arguments, variables and constants
-lived before the step and are not counted; scratch space inside kernels isn't either.
+lived before the step and are not counted. Of the scratch space inside kernels what graph/scratch.py
+knows of is.
 """
 
 from __future__ import annotations
@@ -107,9 +108,10 @@ class _Run:
                     self._live[value.id] = value.nbytes
                     self._born[value.id] = value, index
                     self._total += value.nbytes
-        if self._total > self.peak:
-            self.peak, self._peak_index = self._total, index
-        self.timeline.append(self._total)
+        now = self._total + (step.node.scratch if step.group is None else 0)
+        if now > self.peak:
+            self.peak, self._peak_index = now, index
+        self.timeline.append(now)
         for value in step.inputs:
             root = value.storage.id
             self._reads[root] -= 1

@@ -18,6 +18,7 @@ from typing import Any
 import tensorflow as tf
 
 from nested_fad_tf.emit.fused_op import ORIGINS
+from nested_fad_tf.graph.calls import CALLS
 from nested_fad_tf.graph.nodes import OWN_GRADIENT, Node, Value
 from nested_fad_tf.graph.view import GraphView
 from nested_fad_tf.plan.rewrite import SCOPE
@@ -26,7 +27,6 @@ from nested_fad_tf.report.summary import Kept
 
 # The op type of the nodes that stand for kept buffers.
 KEPT_FOR_BACKWARD = "KeptForBackward"
-_CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 # TensorBoard colours nodes by this, and has an entry for it in its menu.
 _CLUSTER = "_XlaCluster"
 _MIB = 2**20
@@ -98,7 +98,7 @@ class _Shown:
     def _fused(self, node: Node) -> Any:
         """The function of a fused group; `None` for other nodes."""
         # What only carries a gradient fuses nothing.
-        if node.op_type not in _CALLS or node.attr(OWN_GRADIENT) is not None:
+        if node.op_type not in CALLS or node.attr(OWN_GRADIENT) is not None:
             return None
         function = self._functions.get(self._defs[node.name].attr["f"].func.name)
         if function is None or SCOPE not in function.signature.name:
