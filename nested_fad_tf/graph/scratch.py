@@ -1,9 +1,9 @@
 """What kernels allocate for themselves while they run, where that is known to be large.
 
-On a CPU, XLA has no kernel for the filter's gradient of a grouped convolution: it computes that of
-a dense one, which is as many times larger as there are groups, and picks from it. Keras has XLA
-compile grouped convolutions, whatever the model is compiled with; depthwise ones become XLA's only
-in a function that is compiled as a whole.
+On a CPU, XLA computes the filter's gradient of a depthwise convolution with one filter a channel as
+that of a dense one, which is as many times larger as there are channels, and picks from it. (Of
+other grouped ones it doesn't.) Keras has XLA compile convolutions with `groups`, whatever the model
+is compiled with; its depthwise ones become XLA's only in a function that is compiled as a whole.
 """
 
 from __future__ import annotations
@@ -29,12 +29,10 @@ def scratch_in_bytes(op: tf.Operation, *, compiled: bool) -> int:
         The bytes; 0 where nothing is known.
     """
     if op.type in CALLS:
-        if not compiled and MUST_COMPILE not in op.node_def.attr:
+        if not (compiled or MUST_COMPILE in op.node_def.attr) or not on_cpu(op.device):
             return 0
         function = function_called(op.graph, op)
-        if function is None:
-            return 0
-        inside = function.graph.get_operations()
+        inside = [] if function is None else function.graph.get_operations()
         return max((scratch_in_bytes(o, compiled=True) for o in inside), default=0)
     if compiled and op.type in (_GROUPED, _DEPTHWISE) and on_cpu(op.device):
         return _DENSE * _dense_filter_in_bytes(op)
@@ -42,12 +40,14 @@ def scratch_in_bytes(op: tf.Operation, *, compiled: bool) -> int:
 
 
 def _dense_filter_in_bytes(op: tf.Operation) -> int:
-    """The size of the filter of a grouped convolution if it had one group; 0 if it has."""
-    images, gradient = op.inputs[0], op.outputs[0]
-    channels = images.shape[op.get_attr("data_format").decode().index("C")]
-    if channels is None or not gradient.shape.is_fully_defined():
+    """The size of a depthwise filter if it were dense; 0 if it isn't one, or nobody knows yet."""
+    shape = op.outputs[0].shape
+    if not shape.is_fully_defined():
         return 0
-    height, width, read, made = gradient.shape.as_list()
+    height, width, read, made = shape.as_list()
     if op.type == _DEPTHWISE:
-        read, made = 1, read * made
-    return 0 if read == channels else height * width * channels * made * gradient.dtype.size
+        read, made = made, read  # filters a channel, channels
+    channels = op.inputs[0].shape[op.get_attr("data_format").decode().index("C")]
+    if read != 1 or made != channels:
+        return 0
+    return height * width * channels * channels * op.outputs[0].dtype.size
