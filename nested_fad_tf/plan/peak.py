@@ -2,8 +2,8 @@
 
 A buffer lives from the step that allocates it to its last reader; element-wise ops write into an
 input's buffer when nobody else reads it, as the kernels do. Arguments, variables and constants
-lived before the step and are not counted. Of the scratch space inside kernels only that counts which
-graph/scratch.py knows of.
+lived before the step and are not counted. Of the scratch space inside kernels only that counts
+which graph/scratch.py knows of.
 """
 
 from __future__ import annotations
