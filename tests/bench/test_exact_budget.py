@@ -180,7 +180,7 @@ def test_a_plan_is_never_better_than_the_optimum():
 
 
 def test_a_row_of_the_yardstick():
-    case = yardstick.Yardstick("two layers", yardstick._mlp(tf.tanh, 2))
+    case = yardstick.Yardstick("three layers", yardstick._mlp(tf.tanh, 3))
     least = case.least(5.0)
     row = case.row(0.9, least, 5.0)
     assert row.met and row.exact.proven
