@@ -15,6 +15,7 @@ from tensorflow.core.framework import attr_value_pb2
 
 from nested_fad_tf.emit import attributes, primitives
 from nested_fad_tf.graph import versions
+from nested_fad_tf.graph.calls import MUST_COMPILE
 
 _PREFIX = "nested_fad_"
 
@@ -42,7 +43,7 @@ def build(
         graph.inputs = [_placeholder(graph, spec) for spec in specs]
         graph.outputs = list(body(graph.inputs))
     graph.structured_outputs = tuple(graph.outputs)
-    attrs = {"_XlaMustCompile": True} if compiled else {}
+    attrs = {MUST_COMPILE: True} if compiled else {}
     function_type_utils = versions.private("eager.polymorphic_function.function_type_utils")
     function_type = function_type_utils.derive_from_graph(graph)
     concrete_function = versions.private("eager.polymorphic_function.concrete_function")

@@ -1,7 +1,7 @@
 """Ops that call a function, and the functions that they call.
 
-Uses private TensorFlow API, checked on 2.18 to 2.21: `Graph._get_function`, and of the
-`AtomicFunction` that it gives `graph`.
+Uses private TensorFlow API, checked on 2.18 to 2.21: `Graph._get_function` and the `AtomicFunction`
+that it gives.
 """
 
 from __future__ import annotations

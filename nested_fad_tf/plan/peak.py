@@ -108,7 +108,7 @@ class _Run:
                     self._live[value.id] = value.nbytes
                     self._born[value.id] = value, index
                     self._total += value.nbytes
-        now = self._total + (step.node.scratch if step.group is None else 0)
+        now = self._total + step.node.scratch
         if now > self.peak:
             self.peak, self._peak_index = now, index
         self.timeline.append(now)

@@ -72,7 +72,5 @@ class Wiring:
     def _missing(self, node: Node, state: bytearray) -> list[Node]:
         """What a node reads or waits for and isn't dealt with yet."""
         missing = [v.node for v in self.inputs[node.id] if state[v.node.id] != _DONE]
-        controls = self.controls[node.id]
-        if controls:
-            missing += [other for other in controls if state[other.id] != _DONE]
+        missing += [other for other in self.controls[node.id] if state[other.id] != _DONE]
         return missing

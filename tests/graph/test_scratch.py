@@ -17,8 +17,8 @@ def grouped(groups):
     return keras.layers.Conv2D(CHANNELS, WINDOW, padding="same", groups=groups)
 
 
-def depthwise():
-    return keras.layers.DepthwiseConv2D(WINDOW, padding="same")
+def depthwise(filters=1):
+    return keras.layers.DepthwiseConv2D(WINDOW, padding="same", depth_multiplier=filters)
 
 
 def step_of(layer):
@@ -59,7 +59,7 @@ def test_the_filter_of_a_depthwise_convolution_is_dense_for_a_while(layer, compi
     [
         (grouped(CHANNELS // 2), False),
         (depthwise(), False),
-        (keras.layers.DepthwiseConv2D(WINDOW, depth_multiplier=2), True),
+        (depthwise(2), True),
     ],
 )
 def test_other_kernels_do_without(layer, compiled):
