@@ -12,28 +12,27 @@ from nested_fad_tf.emit.barrier import tie
 from nested_fad_tf.emit.fused_op import FusedOps
 from nested_fad_tf.graph.nodes import Node, Value
 from nested_fad_tf.graph.simplify import Redirect
-from nested_fad_tf.graph.view import GraphView
 from nested_fad_tf.plan.gates import BARRIER
+from nested_fad_tf.plan.peak import Lifetimes
 from nested_fad_tf.plan.rewrite import Group, Rewrite
-from nested_fad_tf.plan.schedule import Schedule, Step
-from nested_fad_tf.plan.wiring import Wiring
+from nested_fad_tf.plan.schedule import Step
 
 
 def apply(
-    graph: Any, view: GraphView, rewrite: Rewrite, *, compiled: bool
+    graph: Any, rewrite: Rewrite, simulated: Lifetimes, *, compiled: bool
 ) -> Callable[[Value], tf.Tensor]:
     """Adds a rewrite's nodes and groups to a graph and redirects readers.
 
     Args:
         graph: The `FuncGraph` that the rewrite was planned on.
-        view: The view of it.
         rewrite: What to do.
+        simulated: What a simulation of it saw: new ops are made in the order in which they ran.
         compiled: Whether XLA compiles the groups.
 
     Returns:
         Gives the tensor that holds a value now; those inside of a group have none.
     """
-    edit = _Edit(graph, view, rewrite, compiled)
+    edit = _Edit(graph, rewrite, simulated, compiled)
     edit.run()
     return edit.tensor
 
@@ -51,12 +50,12 @@ def redirect(redirects: Sequence[Redirect]) -> None:
 
 
 class _Edit:
-    def __init__(self, graph: Any, view: GraphView, rewrite: Rewrite, compiled: bool) -> None:
+    def __init__(self, graph: Any, rewrite: Rewrite, simulated: Lifetimes, compiled: bool) -> None:
         self._graph = graph
-        self._traced = len(view.nodes)
-        self._wiring = Wiring(view, rewrite)
-        self._pinned = rewrite.pinned
-        self._schedule = Schedule(self._wiring, rewrite.groups)
+        self._steps = simulated.steps
+        self._wiring = simulated.wiring
+        self._traced = len(self._wiring.view.nodes)
+        self._rewrite = rewrite
         self._fused = FusedOps(self._wiring.inputs, compiled)
         self._made: dict[int, tf.Operation] = {}  # node id -> op that runs it now
         self._tensors: dict[int, tf.Tensor] = {}  # value id -> output of a group or barrier
@@ -64,18 +63,31 @@ class _Edit:
     def run(self) -> None:
         # Clears control dependencies and name scopes left open around the trace.
         with self._graph.as_default(), tf.control_dependencies(None), tf.name_scope(""):
-            for step in self._schedule.order():
-                if step.group is not None:
-                    self._call(step, step.group)
-                elif step.node.op_type == BARRIER and step.node.id >= self._traced:
-                    self._tie(step.node)
-                elif step.node.id >= self._traced:
-                    self._made[step.node.id] = self._create(step.node)
-        for step in self._schedule.steps:
-            if step.group is None and step.node.id < self._traced:
-                self._redirect(step.node)
-        for node_id in self._pinned:
+            for step in self._steps:
+                group = self._fused_by(step)
+                if group is not None:
+                    self._call(step, group)
+                    continue
+                for node in step.nodes:
+                    if node.id >= self._traced:
+                        self._make(node)
+        for step in self._steps:
+            if self._fused_by(step) is None:
+                for node in step.nodes:
+                    if node.id < self._traced:
+                        self._redirect(node)
+        for node_id in self._rewrite.pinned:
             primitives.run_on_cpu(self._wiring.nodes[node_id].op)
+
+    def _fused_by(self, step: Step) -> Group | None:
+        """The group that a step is to run as; what XLA fuses by itself was only simulated."""
+        return step.group if self._rewrite.groups else None
+
+    def _make(self, node: Node) -> None:
+        if node.op_type == BARRIER:
+            self._tie(node)
+        else:
+            self._made[node.id] = self._create(node)
 
     def _create(self, node: Node) -> tf.Operation:
         with tf.control_dependencies([self._op(c) for c in self._wiring.controls[node.id]] or None):

@@ -114,7 +114,7 @@ class GraphView:
             node = view._new_node(op, [value_of(t) for t in op.inputs])
             by_name[node.name] = node
             part = parts.part_of(
-                node.op_type, node.attr, on_cpu=functools.partial(on_cpu, op.device)
+                node.op_type, node.attr, on_cpu=functools.partial(on_cpu, node.device)
             )
             for index, tensor in enumerate(op.outputs):
                 if part is None or index != part.output:

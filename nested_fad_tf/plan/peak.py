@@ -30,12 +30,14 @@ class Lifetimes:
         live_at_peak: Buffers alive then, largest first.
         timeline: Live bytes while each step runs, what it reads and writes included.
         steps: The steps in the order in which they ran.
+        wiring: What they read and wait for.
     """
 
     peak_bytes: int
     live_at_peak: tuple[Value, ...]
     timeline: tuple[int, ...]
     steps: tuple[Step, ...] = dataclasses.field(compare=False)
+    wiring: Wiring = dataclasses.field(compare=False, repr=False)
 
     @property
     def nodes(self) -> int:
@@ -56,7 +58,7 @@ def simulate(view: GraphView, rewrite: Rewrite | None = None) -> Lifetimes:
     Raises:
         CycleError: If the graph could not run to its end.
     """
-    rewrite = rewrite or Rewrite()
+    rewrite = Rewrite() if rewrite is None else rewrite
     return run(Schedule(Wiring(view, rewrite), rewrite.groups))
 
 
@@ -79,7 +81,9 @@ def run(schedule: Schedule) -> Lifetimes:
     state = _Run(order, {v.storage.id for v in view.outputs})
     for index, step in enumerate(order):
         state.execute(index, step)
-    return Lifetimes(state.peak, state.live_at_peak(), tuple(state.timeline), tuple(order))
+    return Lifetimes(
+        state.peak, state.live_at_peak(), tuple(state.timeline), tuple(order), schedule.wiring
+    )
 
 
 class _Run:

@@ -50,6 +50,11 @@ class Step:
         else:
             self.outputs, self.in_place = group.outputs, None
 
+    @property
+    def nodes(self) -> Sequence[Node]:
+        """The nodes that it runs."""
+        return (self.node,) if self.group is None else self.group.nodes
+
 
 class Schedule:
     """Everything that runs, after dead-code elimination.

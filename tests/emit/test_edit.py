@@ -11,6 +11,7 @@ from nested_fad_tf.emit import edit
 from nested_fad_tf.graph import tracing
 from nested_fad_tf.graph.view import GraphView
 from nested_fad_tf.plan import groups
+from nested_fad_tf.plan.peak import simulate
 from nested_fad_tf.plan.rewrite import Rewrite, RewriteBuilder
 from nested_fad_tf.plan.wiring import Wiring
 
@@ -33,7 +34,8 @@ class Edited:
                 self.report = pipeline.rewrite_graph(graph, options)
             else:
                 view = GraphView.from_func_graph(graph)
-                edit.apply(graph, view, rewrite(view), compiled=False)
+                wanted = rewrite(view)
+                edit.apply(graph, wanted, simulate(view, wanted), compiled=False)
 
         outer = tracing.outer_graph()
         with tracing.observing(observe):

@@ -17,6 +17,7 @@ from nested_fad_tf.plan.factor import find_regions
 from nested_fad_tf.plan.formats import FORMATS, format_of
 from nested_fad_tf.plan.maker import NodeMaker
 from nested_fad_tf.plan.narrow import Narrowing
+from nested_fad_tf.plan.peak import simulate
 from nested_fad_tf.plan.rewrite import RewriteBuilder
 from nested_fad_tf.plan.storage import Extent
 
@@ -59,7 +60,8 @@ def there_and_back(name, numbers, shape=None, rounding="nearest"):
         parts = chosen.pack(NodeMaker(builder, first), value)
         back = chosen.unpack(NodeMaker(builder, second, controls=[first]), parts, value)
         builder.redirect(second, 0, back)
-        edit.apply(graph, view, builder.build(), compiled=False)
+        rewrite = builder.build()
+        edit.apply(graph, rewrite, simulate(view, rewrite), compiled=False)
         taken.append((chosen.stored_bytes(extent), sum(part.nbytes for part in parts)))
 
     with tracing.observing(store):
