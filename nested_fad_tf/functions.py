@@ -103,7 +103,7 @@ class Function:
         if reason := versions.unsupported():
             if not self.reports:
                 name = getattr(self, "__name__", "function")
-                self.reports.append(unchanged(name, reason, self.options.strategy, 0, 0.0))
+                self.reports.append(unchanged(name, reason, self.options.strategy))
             yield
             return
         outer = tracing.outer_graph()
@@ -254,7 +254,7 @@ def explain(
     options = options or Options()
     if reason := versions.warn_if_unsupported():
         name = getattr(fn, "__name__", "function")
-        return unchanged(name, reason, options.strategy, 0, 0.0)
+        return unchanged(name, reason, options.strategy)
     return pipeline.rewrite_graph(trace(fn, args, kwargs), options, apply=False)
 
 
@@ -383,7 +383,7 @@ def rewriting(
 
     reason = versions.warn_if_unsupported()
     if reason and all(report.reason != reason for report in into.reports):
-        into.reports.append(unchanged("all functions", reason, chosen.strategy, 0, 0.0))
+        into.reports.append(unchanged("all functions", reason, chosen.strategy))
     token = _current.set(into)
     try:
         with contextlib.nullcontext() if reason else tracing.observing(observe):

@@ -75,9 +75,10 @@ def rewrite_graph(
     start = time.perf_counter()
     try:
         with _without_garbage_collection():
-            return _rewrite(graph, options, apply, outlines, watch, applied, start)
+            report = _rewrite(graph, options, apply, outlines, watch, applied)
     except Exception as error:
-        return _failed(graph, error, options, start)
+        report = _failed(graph, error, options)
+    return dataclasses.replace(report, seconds=time.perf_counter() - start)
 
 
 def inline_everywhere(graph: Any) -> None:
@@ -96,18 +97,17 @@ def _rewrite(
     outlines: Outlines | None,
     watch: Watch | None,
     applied: Applied | None,
-    start: float,
 ) -> Report:
     compiled, taped = tracing.is_compiled(graph), tracing.is_taped()
     if not compiled and outlines is None:
         if taped and tracing.is_part_of_another(graph):
             _inliner.defer(graph)
-            return _unchanged(graph, _PART, options, start)
+            return _unchanged(graph, _PART, options)
         _inliner.inline(graph)
     view = GraphView.from_func_graph(graph, options.nominal_size, compiled=compiled)
     roles = find_roles(view)
     if roles.seeds and tracing.is_gradient_of_loop(graph):
-        return _unchanged(graph, _GRADIENT_OF_LOOP, options, start)
+        return _unchanged(graph, _GRADIENT_OF_LOOP, options)
     # What is computed again for a gradient in here would be kept, copy by copy, for one outside.
     if taped or not roles.seeds:
         outside = plan_outside(view, options)
@@ -117,8 +117,7 @@ def _rewrite(
             residuals.apply(graph, view, outside.residuals, outlines)
             _inliner.rewritten(graph)
         reason = "" if outside.residuals else _NO_GRADIENT
-        seconds = time.perf_counter() - start
-        return building.from_outside_plan(view, outside, options, reason, seconds)
+        return building.from_outside_plan(view, outside, options, reason)
     simplified = simplify(view)
     plan = make_plan(view, roles, options)
     if watch is not None:
@@ -131,7 +130,7 @@ def _rewrite(
         if applied is not None:
             applied(plan, tensor_of)
         _inliner.rewritten(graph)
-    return building.from_plan(view, plan, roles, time.perf_counter() - start)
+    return building.from_plan(view, plan, roles)
 
 
 def _warn_if_short(view: GraphView, plan: Plan, options: Options) -> None:
@@ -141,9 +140,8 @@ def _warn_if_short(view: GraphView, plan: Plan, options: Options) -> None:
         logging.warning("nested_fad_tf: %s: %s", view.name, plan.note)
 
 
-def _unchanged(graph: Any, reason: str, options: Options, start: float) -> Report:
-    seconds, nodes = time.perf_counter() - start, len(graph.get_operations())
-    return building.unchanged(graph.name, reason, options.strategy, nodes, seconds)
+def _unchanged(graph: Any, reason: str, options: Options) -> Report:
+    return building.unchanged(graph.name, reason, options.strategy, len(graph.get_operations()))
 
 
 @contextlib.contextmanager
@@ -179,7 +177,7 @@ def make_plan(view: GraphView, roles: Roles, options: Options) -> Plan:
     return dataclasses.replace(plan, seconds_again=seconds)
 
 
-def _failed(graph: Any, error: Exception, options: Options, start: float) -> Report:
+def _failed(graph: Any, error: Exception, options: Options) -> Report:
     """Leaves the function as it was: warns once a reason, and says so in the report."""
     reason = f"{FAILED} ({type(error).__name__}: {error})"
     if options.on_error == "raise":
@@ -193,4 +191,4 @@ def _failed(graph: Any, error: Exception, options: Options, start: float) -> Rep
             reason,
             traceback.format_exc(),
         )
-    return _unchanged(graph, reason, options, start)
+    return _unchanged(graph, reason, options)

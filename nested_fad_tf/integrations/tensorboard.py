@@ -68,7 +68,7 @@ def compare(
     options = options or Options()
     if reason := versions.warn_if_unsupported():
         name = getattr(fn, "__name__", "function")
-        return unchanged(name, reason, options.strategy, 0, 0.0)
+        return unchanged(name, reason, options.strategy)
     python_function, args, kwargs = traceable(fn, args, kwargs)
     step = Rewritten(python_function, args, kwargs, options)
     measured = {}

@@ -29,32 +29,28 @@ _EXACT_OUTSIDE = (
 _LONGEST_WHY = 240
 
 
-def unchanged(name: str, reason: str, strategy: str, nodes: int, seconds: float) -> Report:
+def unchanged(name: str, reason: str, strategy: str, nodes: int = 0) -> Report:
     """A report on a function that was left as it was before anything was planned.
 
     Args:
         name: The function.
         reason: Why.
         strategy: The strategy asked for.
-        nodes: Ops in the graph.
-        seconds: Time spent finding out.
+        nodes: Ops in the graph, if anybody looked.
 
     Returns:
         The report.
     """
-    return Report(
-        name, False, reason, strategy, nodes_before=nodes, nodes_after=nodes, seconds=seconds
-    )
+    return Report(name, False, reason, strategy, nodes_before=nodes, nodes_after=nodes)
 
 
-def from_plan(view: GraphView, plan: Plan, roles: Roles, seconds: float) -> Report:
+def from_plan(view: GraphView, plan: Plan, roles: Roles) -> Report:
     """A report on a plan.
 
     Args:
         view: The graph.
         plan: What is done with it.
         roles: The roles of its ops.
-        seconds: Time spent.
 
     Returns:
         The report.
@@ -97,7 +93,6 @@ def from_plan(view: GraphView, plan: Plan, roles: Roles, seconds: float) -> Repo
         predicted_seconds_again=plan.seconds_again,
         nodes_before=plan.before.nodes,
         nodes_after=plan.after.nodes,
-        seconds=seconds,
         nominal_size=view.nominal if unknown else None,
         gradient_seeds=tuple(v.name for v in roles.seeds),
         kept_before=_largest_first(map(_kept, plan.kept_before)),
@@ -106,9 +101,7 @@ def from_plan(view: GraphView, plan: Plan, roles: Roles, seconds: float) -> Repo
     )
 
 
-def from_outside_plan(
-    view: GraphView, plan: OutsidePlan, options: Options, reason: str, seconds: float
-) -> Report:
+def from_outside_plan(view: GraphView, plan: OutsidePlan, options: Options, reason: str) -> Report:
     """A report on a function that is differentiated from outside.
 
     Args:
@@ -116,7 +109,6 @@ def from_outside_plan(
         plan: What is done with it.
         options: What was asked for.
         reason: Why nothing is done; empty if something is.
-        seconds: Time spent.
 
     Returns:
         The report. Peaks are 0: there is no backward pass yet to simulate.
@@ -159,7 +151,6 @@ def from_outside_plan(
         kept_bytes_after=sum(k.bytes for k in kept),
         nodes_before=view.op_count,
         nodes_after=view.op_count,
-        seconds=seconds,
         nominal_size=view.nominal if unknown else None,
         kept_before=_largest_first(kept_before),
         note=_EXACT_OUTSIDE if options.lossy and plan.residuals else "",

@@ -166,7 +166,7 @@ class Optimized:
             self.train_function = _Rewritten(function, options, session)
             if self.run_eagerly:
                 strategy = self._options.strategy
-                session.reports.append(unchanged("train_function", _EAGER, strategy, 0, 0.0))
+                session.reports.append(unchanged("train_function", _EAGER, strategy))
         return self.train_function
 
     def get_config(self) -> dict[str, Any]:

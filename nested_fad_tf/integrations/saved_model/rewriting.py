@@ -204,7 +204,7 @@ def _each(
     (meta_graph, *others) = model.meta_graphs
     if others or not meta_graph.HasField("object_graph_def"):
         whole = "all functions"
-        return Found({whole: unchanged(whole, _OLD, options.strategy, 0, 0.0)})
+        return Found({whole: unchanged(whole, _OLD, options.strategy)})
     library = Library(meta_graph)
     objects = meta_graph.object_graph_def
     chosen = _chosen(library, entries(objects, signatures))
