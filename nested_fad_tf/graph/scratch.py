@@ -18,25 +18,46 @@ _DENSE = 2
 _GROUPED, _DEPTHWISE = "Conv2DBackpropFilter", "DepthwiseConv2dNativeBackpropFilter"
 
 
-def scratch_in_bytes(op: tf.Operation, *, compiled: bool) -> int:
-    """What an op allocates while it runs, beside its outputs.
+class Scratch:
+    """What the kernels of a graph's ops allocate while they run, beside their outputs.
 
     Args:
-        op: The op.
-        compiled: Whether XLA compiles it.
-
-    Returns:
-        The bytes; 0 where nothing is known.
+        compiled: Whether XLA compiles the whole graph.
     """
-    if op.type in CALLS:
-        if not (compiled or MUST_COMPILE in op.node_def.attr) or not on_cpu(op.device):
+
+    def __init__(self, *, compiled: bool) -> None:
+        self._compiled = compiled
+        self._functions: dict[str, int] = {}  # by name: of what XLA compiles, looked at once
+
+    def in_bytes(self, op: tf.Operation) -> int:
+        """The most that an op allocates at once.
+
+        Args:
+            op: The op.
+
+        Returns:
+            The bytes; 0 where nothing is known.
+        """
+        return self._of(op, self._compiled)
+
+    def _of(self, op: tf.Operation, compiled: bool) -> int:
+        if op.type in CALLS:
+            compiled = compiled or MUST_COMPILE in op.node_def.attr
+            return self._of_function(op) if compiled and on_cpu(op.device) else 0
+        if compiled and op.type in (_GROUPED, _DEPTHWISE) and on_cpu(op.device):
+            return _DENSE * _dense_filter_in_bytes(op)
+        return 0
+
+    def _of_function(self, call: tf.Operation) -> int:
+        function = function_called(call.graph, call)
+        if function is None:
             return 0
-        function = function_called(op.graph, op)
-        inside = [] if function is None else function.graph.get_operations()
-        return max((scratch_in_bytes(o, compiled=True) for o in inside), default=0)
-    if compiled and op.type in (_GROUPED, _DEPTHWISE) and on_cpu(op.device):
-        return _DENSE * _dense_filter_in_bytes(op)
-    return 0
+        name = call.get_attr("f").name
+        if name not in self._functions:
+            self._functions[name] = 0  # as long as it isn't known: it may call itself
+            inside = function.graph.get_operations()
+            self._functions[name] = max((self._of(o, True) for o in inside), default=0)
+        return self._functions[name]
 
 
 def _dense_filter_in_bytes(op: tf.Operation) -> int:

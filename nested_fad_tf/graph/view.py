@@ -18,7 +18,7 @@ import tensorflow as tf
 from nested_fad_tf.graph.constants import made_of_constants
 from nested_fad_tf.graph.devices import on_cpu
 from nested_fad_tf.graph.nodes import Node, Value, aliased_input
-from nested_fad_tf.graph.scratch import scratch_in_bytes
+from nested_fad_tf.graph.scratch import Scratch
 from nested_fad_tf.graph.sizes import Shape, output_in_bytes
 from nested_fad_tf.ops import parts, views
 
@@ -83,6 +83,7 @@ class GraphView:
         self.op_count = 0
         self.control_outputs: list[Node] = []
         self._stateful: dict[str, bool] = {}  # by op type
+        self._scratch = Scratch(compiled=compiled)
         self._constants: dict[int, np.ndarray | None] = {}
         self._consumers: list[list[tuple[Node, int]]] | None = None
         self._live: list[bool] | None = None
@@ -137,7 +138,7 @@ class GraphView:
         node = Node(
             len(self.nodes), op.name, op_type, inputs, device=op.device, op=op, stateful=stateful
         )
-        node.scratch = scratch_in_bytes(op, compiled=self.compiled)
+        node.scratch = self._scratch.in_bytes(op)
         self.nodes.append(node)
         if op_type in ("Placeholder", "PlaceholderWithDefault"):
             self.arguments.add(len(self.values))
