@@ -109,3 +109,19 @@ def test_groups_that_only_wait_for_each_other_do_so_one_way():
 
     options = nfad.Options(strategy="recompute", fuse="xla", min_bytes=1024, on_error="raise")
     assert_same(step, numbers(ROWS, COLUMNS), numbers(ROWS, COLUMNS, seed=1), options=options)
+
+
+def test_what_is_made_of_constants_alone_is_added_after_them():
+    """A mask drawn from a constant seed is packed by numbers that are other constants."""
+
+    def step(x, w):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            h = tf.exp(0.3 * tf.nn.experimental.stateless_dropout(x, 0.3, seed=[5, 2]))
+            product = tf.matmul(x, w, transpose_b=True)
+            squares = 0.1 * tf.reduce_sum(tf.square(x), 1, keepdims=True)
+            loss = sum(0.1 * tf.reduce_sum(tf.sin(y)) for y in (h, product, squares))
+        return loss, tape.gradient(loss, x)
+
+    options = nfad.Options(fuse="ops", min_bytes=1, budget=1, on_error="raise")
+    assert_same(step, numbers(ROWS, 13), numbers(13, 13, seed=1), options=options)

@@ -113,26 +113,28 @@ class Schedule:
         Follows `ScheduleReady` in core/common_runtime/executor.cc: of the nodes that a node makes
         ready, cheap ones join a first-in-first-out queue; of the dear ones the last runs next if
         that queue is empty, and the others become tasks of the thread pool, whose only worker takes
-        its newest first. Constants are there before anything else runs. What is large and made of
-        them alone, such as zeros, ones, and the gradient of a mean, is mostly folded or optimized
-        away: it is taken to run just before its first reader.
+        its newest first. Constants, and what is small and made of them alone, are there before
+        anything else runs. What is large and made of them, such as zeros, ones, and the gradient of
+        a mean, is mostly folded or optimized away: it is taken to run just before its first reader.
 
         Returns:
             The steps. Fewer than `steps` if there is a cycle.
         """
-        lazy = self._lazy()
-        postponed = frozenset(lazy)
+        early, lazy = self._made_of_constants()
+        apart = frozenset([*early, *lazy])
         reads_postponed: set[int] = set()
         readers = self._readers()
         waiting = [len(step.inputs) + len(step.waits) for step in self.steps]
+        for step in early.values():
+            for reader in readers[step.id]:
+                waiting[reader.id] -= 1
         for step in lazy.values():
             for reader in readers[step.id]:
                 waiting[reader.id] -= 1
                 reads_postponed.add(reader.id)
-        ready = [s for s in self.steps if not waiting[s.id] and s.id not in postponed]
-        tasks = deque(sorted(ready, key=lambda step: step.node.op_type != "Const"))
+        tasks = deque(s for s in self.steps if not waiting[s.id] and s.id not in apart)
         inline: deque[Step] = deque()
-        order: list[Step] = []
+        order: list[Step] = [*early.values()]
         while tasks or inline:
             step = inline.popleft() if inline else tasks.popleft()
             if step.id in reads_postponed:
@@ -142,7 +144,7 @@ class Schedule:
             dear: list[Step] = []
             for reader in readers[step.id]:
                 waiting[reader.id] -= 1
-                if not waiting[reader.id] and reader.id not in postponed:
+                if not waiting[reader.id] and reader.id not in apart:
                     (dear if _is_dear(reader) else inline).append(reader)
             if dear and not inline:
                 inline.append(dear.pop())
@@ -152,11 +154,12 @@ class Schedule:
         return order
 
     def _append(self, step: Step, lazy: dict[int, Step], order: list[Step]) -> None:
-        """Runs a step, and before it what it reads of what hasn't run yet."""
+        """Runs a step, and before it what it reads or waits for of what was put off."""
         stack = [step]
         while stack:
             current = stack[-1]
             missing = [s for v in current.inputs if (s := self._source(v)).id in lazy]
+            missing += [s for s in current.waits if s.id in lazy]
             if missing:
                 stack.extend(reversed(missing))
                 continue
@@ -164,18 +167,29 @@ class Schedule:
             if lazy.pop(current.id, None) is not None or current is step:
                 order.append(current)
 
-    def _lazy(self) -> dict[int, Step]:
-        """By id the steps that read constants alone, directly or not, and make something large."""
+    def _made_of_constants(self) -> tuple[dict[int, Step], dict[int, Step]]:
+        """The steps that read constants alone, directly or not, by id and in order.
+
+        Returns:
+            Those that make something small from nothing large, and the others.
+        """
         wiring = self.wiring
+        early: dict[int, Step] = {}
         lazy: dict[int, Step] = {}
         constant = made_of_constants(wiring.order, wiring.inputs, wiring.controls)
         for node in wiring.order:
             step = self._step_of[node.id]
-            if step is not None and step.group is None and node.id in constant and step.inputs:
-                large = any(v.nbytes > _SMALL_BYTES for v in step.outputs)
-                if large or any(self._source(v).id in lazy for v in step.inputs):
-                    lazy[step.id] = step
-        return lazy
+            if step is None or step.group is not None or node.id not in constant:
+                continue
+            sources = [self._source(v).id for v in step.inputs]
+            if any(source not in early and source not in lazy for source in sources):
+                continue  # a group computes what it reads
+            large = step.inputs and any(v.nbytes > _SMALL_BYTES for v in step.outputs)
+            if large or any(source in lazy for source in sources):
+                lazy[step.id] = step
+            else:
+                early[step.id] = step
+        return early, lazy
 
     def _readers(self) -> list[list[Step]]:
         """For each step the steps that read or wait for it, as often as they do."""

@@ -96,6 +96,36 @@ def test_constants_run_first_and_what_is_large_and_made_of_them_when_it_is_read(
     assert fill > order.index("MatMul")
 
 
+def test_what_is_put_off_comes_after_what_it_reads_and_before_what_waits_for_it():
+    def step(x):
+        noise = tf.random.stateless_uniform([128, 128], (1, 2))  # the seed is a constant
+        return tf.multiply(x, noise, name="product"), tf.tanh(x)
+
+    view = view_of(step, SQUARE)
+    builder = RewriteBuilder(view)
+    product = node(view, "product")
+    noise = product.inputs[1]
+    read = [(tf.float32, noise.shape)]
+    number = builder.constant(
+        np.full([8, 8], 2.0, np.float32), tf.float32, origin=noise.node, suffix="/twos"
+    )
+    times = builder.constant(
+        np.array([16, 16], np.int32), tf.int32, origin=noise.node, suffix="/times"
+    )
+    tiled = builder.add("Tile", [number, times], read, origin=noise.node)
+    scaled = builder.add("Mul", [noise, tiled.outputs[0]], read, origin=noise.node)
+    builder.redirect(product, 1, scaled.outputs[0])
+    tanh = node(view, "Tanh")
+    again = builder.add("Tanh", tanh.inputs, read, origin=tanh, controls=[scaled])
+    builder.redirect(view.outputs[1].node, 0, again.outputs[0])
+    lifetimes = simulate(view, builder.build())
+    at = {step.node.id: place for place, step in enumerate(lifetimes.steps)}
+    assert at[scaled.id] < at[again.id]
+    for ran in lifetimes.steps:
+        before = [v.node for v in ran.inputs] + [wait.node for wait in ran.waits]
+        assert all(at[other.id] < at[ran.node.id] for other in before)
+
+
 def test_what_is_made_of_constants_runs_though_nothing_reads_it():
     def step(x):
         return x + 1.0, tf.reshape(tf.fill([128, 128], 2.0), [-1])
