@@ -126,7 +126,7 @@ def _rewrite(
         _warn_if_short(view, plan, options)
     if apply and plan.rewrite:
         edit.redirect(simplified)
-        tensor_of = edit.apply(graph, plan.rewrite, plan.after, compiled=options.fuse != "ops")
+        tensor_of = edit.apply(graph, plan.after, compiled=options.fuse != "ops")
         if applied is not None:
             applied(plan, tensor_of)
         _inliner.rewritten(graph)

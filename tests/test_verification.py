@@ -10,6 +10,7 @@ from traced import mish, numbers
 
 import nested_fad_tf as nfad
 from nested_fad_tf import pipeline, testing, verification
+from nested_fad_tf.plan.peak import simulate
 from nested_fad_tf.plan.rewrite import Rewrite
 
 SIDE = 32
@@ -48,7 +49,8 @@ def wrong_rewrite(monkeypatch):
                 redirects[n.id, 0] = tanh[0].outputs[0]
                 exchanged += 1
         assert exchanged == 3
-        return dataclasses.replace(plan, rewrite=Rewrite(plan.rewrite.nodes, redirects))
+        rewrite = Rewrite(plan.rewrite.nodes, redirects)
+        return dataclasses.replace(plan, rewrite=rewrite, after=simulate(view, rewrite))
 
     monkeypatch.setattr(pipeline, "make_plan", spoilt)
 

@@ -14,25 +14,22 @@ from nested_fad_tf.graph.nodes import Node, Value
 from nested_fad_tf.graph.simplify import Redirect
 from nested_fad_tf.plan.gates import BARRIER
 from nested_fad_tf.plan.peak import Lifetimes
-from nested_fad_tf.plan.rewrite import Group, Rewrite
+from nested_fad_tf.plan.rewrite import Group
 from nested_fad_tf.plan.schedule import Step
 
 
-def apply(
-    graph: Any, rewrite: Rewrite, simulated: Lifetimes, *, compiled: bool
-) -> Callable[[Value], tf.Tensor]:
+def apply(graph: Any, simulated: Lifetimes, *, compiled: bool) -> Callable[[Value], tf.Tensor]:
     """Adds a rewrite's nodes and groups to a graph and redirects readers.
 
     Args:
         graph: The `FuncGraph` that the rewrite was planned on.
-        rewrite: What to do.
-        simulated: What a simulation of it saw: new ops are made in the order in which they ran.
+        simulated: The rewrite as it ran on paper: new ops are made in that order.
         compiled: Whether XLA compiles the groups.
 
     Returns:
         Gives the tensor that holds a value now; those inside of a group have none.
     """
-    edit = _Edit(graph, rewrite, simulated, compiled)
+    edit = _Edit(graph, simulated, compiled)
     edit.run()
     return edit.tensor
 
@@ -50,12 +47,11 @@ def redirect(redirects: Sequence[Redirect]) -> None:
 
 
 class _Edit:
-    def __init__(self, graph: Any, rewrite: Rewrite, simulated: Lifetimes, compiled: bool) -> None:
+    def __init__(self, graph: Any, simulated: Lifetimes, compiled: bool) -> None:
         self._graph = graph
         self._steps = simulated.steps
         self._wiring = simulated.wiring
         self._traced = len(self._wiring.view.nodes)
-        self._rewrite = rewrite
         self._fused = FusedOps(self._wiring.inputs, compiled)
         self._made: dict[int, tf.Operation] = {}  # node id -> op that runs it now
         self._tensors: dict[int, tf.Tensor] = {}  # value id -> output of a group or barrier
@@ -76,12 +72,12 @@ class _Edit:
                 for node in step.nodes:
                     if node.id < self._traced:
                         self._redirect(node)
-        for node_id in self._rewrite.pinned:
+        for node_id in self._wiring.rewrite.pinned:
             primitives.run_on_cpu(self._wiring.nodes[node_id].op)
 
     def _fused_by(self, step: Step) -> Group | None:
         """The group that a step is to run as; what XLA fuses by itself was only simulated."""
-        return step.group if self._rewrite.groups else None
+        return None if self._wiring.view.compiled else step.group
 
     def _make(self, node: Node) -> None:
         if node.op_type == BARRIER:

@@ -21,6 +21,7 @@ class Wiring:
 
     Attributes:
         view: The graph that is rewritten.
+        rewrite: What is done to it; groups may follow.
         nodes: The view's nodes, then the rewrite's; indexed by node id.
         inputs: What each of them reads, redirections applied; indexed by node id.
         controls: What each of them waits for without reading it; indexed by node id.
@@ -35,6 +36,7 @@ class Wiring:
             CycleError: If a node would wait for itself.
         """
         self.view = view
+        self.rewrite = rewrite
         self.nodes: list[Node] = [*view.nodes, *rewrite.nodes]
         self.inputs: list[Sequence[Value]] = [node.inputs for node in self.nodes]
         for (node_id, index), value in rewrite.redirects.items():

@@ -34,8 +34,7 @@ class Edited:
                 self.report = pipeline.rewrite_graph(graph, options)
             else:
                 view = GraphView.from_func_graph(graph)
-                wanted = rewrite(view)
-                edit.apply(graph, wanted, simulate(view, wanted), compiled=False)
+                edit.apply(graph, simulate(view, rewrite(view)), compiled=False)
 
         outer = tracing.outer_graph()
         with tracing.observing(observe):

@@ -60,8 +60,7 @@ def there_and_back(name, numbers, shape=None, rounding="nearest"):
         parts = chosen.pack(NodeMaker(builder, first), value)
         back = chosen.unpack(NodeMaker(builder, second, controls=[first]), parts, value)
         builder.redirect(second, 0, back)
-        rewrite = builder.build()
-        edit.apply(graph, rewrite, simulate(view, rewrite), compiled=False)
+        edit.apply(graph, simulate(view, builder.build()), compiled=False)
         taken.append((chosen.stored_bytes(extent), sum(part.nbytes for part in parts)))
 
     with tracing.observing(store):
