@@ -132,9 +132,11 @@ def _with_any_batch_size(model: keras.Model) -> keras.Model:
     (given,) = model.inputs
     keras.utils.set_random_seed(0)
     free = keras.Input(given.shape[1:], dtype=given.dtype)
-    alone = isinstance(model, keras.Sequential) or not isinstance(model.input, list)
     with keras.saving.custom_object_scope(models.CUSTOM_OBJECTS):
-        return keras.models.clone_model(model, input_tensors=free if alone else [free])
+        if isinstance(model, keras.Sequential):  # Keras 3.6 takes no input for those
+            return keras.Sequential([free, *keras.models.clone_model(model).layers])
+        listed = isinstance(model.input, list)
+        return keras.models.clone_model(model, input_tensors=[free] if listed else free)
 
 
 def _fit(model: keras.Model, features: np.ndarray, labels: np.ndarray) -> list[float]:

@@ -92,9 +92,16 @@ def scope(version: str) -> contextlib.AbstractContextManager[Any]:
 
     Returns:
         A context manager; for most versions one that does nothing.
+
+    Raises:
+        NotImplementedError: If this Keras doesn't have what the peer is made of.
     """
     mode = _WAYS.get(version, _PLAIN).remat
-    return keras.RematScope(mode=mode) if mode else contextlib.nullcontext()
+    if mode is None:
+        return contextlib.nullcontext()
+    if not hasattr(keras, "RematScope"):
+        raise NotImplementedError(f"RematScope came with Keras 3.9; this is {keras.__version__}")
+    return keras.RematScope(mode=mode)
 
 
 def forward(version: str, model: keras.Model) -> Forward:

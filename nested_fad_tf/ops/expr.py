@@ -233,8 +233,8 @@ def mul(a: Expr, b: Expr) -> Expr:
 
 
 def div(a: Expr, b: Expr) -> Expr:
-    """``a / b``, folded."""
-    return a if is_const(b, 1) else Apply("RealDiv", (a, b))
+    """``a / b``, folded; a zero above the line is as structural as one in a product."""
+    return a if is_const(b, 1) or is_const(a, 0) else Apply("RealDiv", (a, b))
 
 
 def neg(a: Expr) -> Expr:
@@ -268,16 +268,16 @@ def scale(factor: Expr, by: Expr) -> Expr:
         # Unlike SelectV2's, its sides have to be of full shape.
         scaled = (s if is_zeros(s) else mul(s, by) for s in sides)
         return Apply("Select", (condition, *scaled))
-    if isinstance(factor, Apply) and factor.op_type == "RealDiv":
-        numerator, denominator = factor.args
-        if isinstance(numerator, Const):
-            return div(mul(numerator, by), denominator)
     if isinstance(by, Apply) and by.op_type == "SelectV2":
         condition, a, b = by.args
         # Only where one side is masked out: going into both sides of a chain of selections would
         # double the expression with every one.
         if is_const(a, 0) or is_const(b, 0):
             return Apply("SelectV2", (condition, scale(factor, a), scale(factor, b)))
+    if isinstance(factor, Apply) and factor.op_type == "RealDiv":
+        numerator, denominator = factor.args
+        if isinstance(numerator, Const):
+            return div(mul(numerator, by), denominator)
     return mul(factor, by)
 
 

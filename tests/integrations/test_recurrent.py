@@ -8,7 +8,6 @@ import pathlib
 import subprocess
 import sys
 
-import keras
 import pytest
 import recurrent_models as models
 import tensorflow as tf
@@ -21,9 +20,6 @@ UNCHANGED = {
     "lstm", "lstm-unroll", "lstm-dropout-unroll", "lstm-mask", "lstm-mask-unroll",
     "lstm-stateful", "gru-stateful-unroll", "both-ave-mask",
 }  # fmt: skip
-if tuple(map(int, keras.__version__.split(".")[:2])) < (3, 9):
-    # One mask for all gates there, not one for each: what is multiplied by it needn't be kept.
-    UNCHANGED.remove("lstm-dropout-unroll")
 MEASURED = [
     "lstm-stack", "lstm-dropout", "lstm-states", "gru-unroll", "simple", "simple-unroll",
     "both-concat", "convlstm", "cell",

@@ -60,6 +60,7 @@ def test_scaling_goes_inside_masks_and_keeps_quotients() -> None:
     assert scale(select(X > 0, 1, 0), Y) is select(X > 0, Y, 0)
     assert scale(Y, select(X > 0, 1, 0)) is select(X > 0, Y, 0)
     assert scale(1 / X, Y) is Y / X
+    assert scale(1 / X, select(X > 0, Y, 0)) is select(X > 0, Y / X, 0)
 
 
 def test_sums_behind_one_mask_are_selected_once() -> None:
