@@ -125,3 +125,17 @@ def test_what_is_made_of_constants_alone_is_added_after_them():
 
     options = nfad.Options(fuse="ops", min_bytes=1, budget=1, on_error="raise")
     assert_same(step, numbers(ROWS, 13), numbers(13, 13, seed=1), options=options)
+
+
+def test_what_is_only_waited_for_is_in_no_group():
+    def step(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            h = tf.nn.softplus(x)
+            safe = tf.math.multiply_no_nan(1.0 / h, tf.cast(h > 0.1, h.dtype))
+            h = tf.nn.softplus(tf.nn.relu6(safe))
+            loss = tf.reduce_sum(tf.sin(tf.cast(tf.cast(h, tf.bfloat16), h.dtype)))
+        return loss, tape.gradient(loss, x)
+
+    options = nfad.Options(strategy="forward_ad", fuse="xla", min_bytes=1, on_error="raise")
+    assert_same(step, tf.cast(numbers(7, COLUMNS), tf.float64), options=options)

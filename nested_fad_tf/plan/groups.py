@@ -139,7 +139,8 @@ class _Grouping:
         components = self._components(depths)
         groups = [self._group(nodes) for nodes in components if len(nodes) > 1]
         saved = {id(g): self._saved(g) for g in groups}
-        groups = [g for g in groups if saved[id(g)] >= _LEAST_SAVED]
+        # What is only waited for has no outputs.
+        groups = [g for g in groups if g.outputs and saved[id(g)] >= _LEAST_SAVED]
         if not choosy:
             return tuple(groups)
         by_kind: Counter[object] = Counter()
