@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from traced import assert_same, mish, numbers
+from traced import assert_same, gelu_by_erfc, mish, numbers
 
 import nested_fad_tf as nfad
 from nested_fad_tf.emit.barrier import tie
@@ -161,7 +161,7 @@ def test_a_step_that_calls_a_compiled_function_is_not_compiled(strategy):
     assert seen["step"] is False and True in seen.values()
     options = OPTIONS.replace(strategy=strategy, fuse="xla")
     function = nfad.function(step, options=options)
-    assert_same(function(x), expected, rtol=2e-5)  # the sums are large
+    assert_same(function(x), expected, rtol=1e-5 if gelu_by_erfc() else 2e-5)
     report = function.reports[-1]
     assert report.changed, report.reason
     assert report.predicted_peak_after < 0.8 * report.predicted_peak_before

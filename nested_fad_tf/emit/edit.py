@@ -63,15 +63,11 @@ class _Edit:
                 group = self._fused_by(step)
                 if group is not None:
                     self._call(step, group)
-                    continue
-                for node in step.nodes:
-                    if node.id >= self._traced:
-                        self._make(node)
+                else:
+                    self._make(step.nodes)
         for step in self._steps:
             if self._fused_by(step) is None:
-                for node in step.nodes:
-                    if node.id < self._traced:
-                        self._redirect(node)
+                self._redirect(step.nodes)
         for node_id in self._wiring.rewrite.pinned:
             primitives.run_on_cpu(self._wiring.nodes[node_id].op)
 
@@ -79,11 +75,15 @@ class _Edit:
         """The group that a step is to run as; what XLA fuses by itself was only simulated."""
         return None if self._wiring.view.compiled else step.group
 
-    def _make(self, node: Node) -> None:
-        if node.op_type == BARRIER:
-            self._tie(node)
-        else:
-            self._made[node.id] = self._create(node)
+    def _make(self, nodes: Sequence[Node]) -> None:
+        """Makes those that weren't traced."""
+        for node in nodes:
+            if node.id < self._traced:
+                continue
+            if node.op_type == BARRIER:
+                self._tie(node)
+            else:
+                self._made[node.id] = self._create(node)
 
     def _create(self, node: Node) -> tf.Operation:
         with tf.control_dependencies([self._op(c) for c in self._wiring.controls[node.id]] or None):
@@ -121,7 +121,13 @@ class _Edit:
             self._tensors[value.id] = tensor
         self._made[barrier.id] = tied[-1].op
 
-    def _redirect(self, node: Node) -> None:
+    def _redirect(self, nodes: Sequence[Node]) -> None:
+        """Lets those that were traced read and wait for what they are to."""
+        for node in nodes:
+            if node.id < self._traced:
+                self._redirect_op(node)
+
+    def _redirect_op(self, node: Node) -> None:
         op = node.op
         assert op is not None
         for index, (now, then) in enumerate(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from nested_fad_tf.graph.calls import CALLS, MUST_COMPILE, function_called
+from nested_fad_tf.graph.calls import CALLS, MUST_COMPILE, function_named
 from nested_fad_tf.graph.devices import on_cpu
 
 # How many gradients of the dense filter are there at once; measured with TensorFlow 2.21.
@@ -49,13 +49,11 @@ class Scratch:
         return 0
 
     def _of_function(self, call: tf.Operation) -> int:
-        function = function_called(call.graph, call)
-        if function is None:
-            return 0
         name = call.get_attr("f").name
         if name not in self._functions:
             self._functions[name] = 0  # as long as it isn't known: it may call itself
-            inside = function.graph.get_operations()
+            function = function_named(call.graph, name)
+            inside = [] if function is None else function.graph.get_operations()
             self._functions[name] = max((self._of(o, True) for o in inside), default=0)
         return self._functions[name]
 

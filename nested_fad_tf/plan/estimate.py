@@ -30,8 +30,7 @@ class Estimator:
         self._at: dict[int, int] = {}  # by node id
         self._reads: dict[int, list[int]] = {}  # by storage root, in order
         for position, step in enumerate(lifetimes.steps):
-            nodes = (step.node,) if step.group is None else step.group.nodes
-            for node in nodes:
+            for node in step.nodes:
                 self._at[node.id] = position
             for value in step.inputs:
                 self._reads.setdefault(value.storage.id, []).append(position)

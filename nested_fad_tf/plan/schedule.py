@@ -77,10 +77,9 @@ class Schedule:
         grouped = {node.id for group in groups for node in group.nodes}
         for node in wiring.nodes:
             if wiring.live[node.id] and node.id not in grouped:
-                self._add((node,), Step(len(self.steps), node, wiring.inputs[node.id]))
+                self._add(Step(len(self.steps), node, wiring.inputs[node.id]))
         for group in groups:
-            step = Step(len(self.steps), group.nodes[-1], group.inputs, group)
-            self._add(group.nodes, step)
+            self._add(Step(len(self.steps), group.nodes[-1], group.inputs, group))
         for step in self.steps:
             step.waits = self._waits(step)
 
@@ -90,9 +89,9 @@ class Schedule:
         assert source is not None, f"{value} is read but not computed"
         return source
 
-    def _add(self, nodes: Sequence[Node], step: Step) -> None:
+    def _add(self, step: Step) -> None:
         self.steps.append(step)
-        for node in nodes:
+        for node in step.nodes:
             self._step_of[node.id] = step
 
     def _waits(self, step: Step) -> Sequence[Step]:
@@ -122,16 +121,12 @@ class Schedule:
         """
         early, lazy = self._made_of_constants()
         apart = frozenset([*early, *lazy])
-        reads_postponed: set[int] = set()
         readers = self._readers()
         waiting = [len(step.inputs) + len(step.waits) for step in self.steps]
-        for step in early.values():
-            for reader in readers[step.id]:
+        for id in apart:
+            for reader in readers[id]:
                 waiting[reader.id] -= 1
-        for step in lazy.values():
-            for reader in readers[step.id]:
-                waiting[reader.id] -= 1
-                reads_postponed.add(reader.id)
+        reads_postponed = {reader.id for id in lazy for reader in readers[id]}
         tasks = deque(s for s in self.steps if not waiting[s.id] and s.id not in apart)
         inline: deque[Step] = deque()
         order: list[Step] = [*early.values()]

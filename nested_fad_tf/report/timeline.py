@@ -141,8 +141,7 @@ def timeline_of_call(
 def _first(times: list[float], steps: Iterable[Step], view: GraphView, roles: Roles) -> float:
     """When the backward pass begins."""
     for time, step in zip(times, steps, strict=True):
-        nodes = step.group.nodes if step.group else (step.node,)
-        if begins_backward(view, roles, nodes, step.inputs):
+        if begins_backward(view, roles, step.nodes, step.inputs):
             return time
     return 1.0
 

@@ -198,7 +198,7 @@ def test_a_layer_waits_for_the_gradient_of_the_weights_of_the_one_after():
     assert waited_for == of_weights[:-1]
     at = {}
     for place, ran in enumerate(plan.after.steps):
-        for node in (ran.node,) if ran.group is None else ran.group.nodes:
+        for node in ran.nodes:
             at[node.id] = place
     for product in waited_for:
         assert at[product.id] < min(at[n.id] for n in added if product in n.controls)

@@ -171,7 +171,7 @@ def test_a_function_left_alone_says_why():
 def test_unchanged_reports_have_no_figures():
     report = building.unchanged("f", "because", "recompute", 17)
     assert lines_of(report) == ["f: left as it was (strategy recompute)", "  because"]
-    assert (report.nodes_before, report.nodes_after) == (17, 17)
+    assert (report.nodes_before, report.nodes_after, report.seconds) == (17, 17, 0.0)
 
 
 def test_kept_bits_count_as_bits():
