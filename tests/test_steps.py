@@ -526,7 +526,7 @@ def test_a_failure_leaves_the_step_as_it_was_and_warns_once(stage, monkeypatch):
 
 
 def test_a_failure_halfway_through_an_edit_changes_no_result(monkeypatch):
-    redirect, done = edit._Edit._redirect, []
+    redirect, done = edit._Edit._redirect_op, []
 
     def fail_at_the_third(self, node):
         done.append(node)
@@ -534,6 +534,6 @@ def test_a_failure_halfway_through_an_edit_changes_no_result(monkeypatch):
             raise ValueError("interrupted")
         redirect(self, node)
 
-    monkeypatch.setattr(edit._Edit, "_redirect", fail_at_the_third)
+    monkeypatch.setattr(edit._Edit, "_redirect_op", fail_at_the_third)
     function = check(make_plain, batch(), options=nfad.Options(fuse="ops"), fires=False)
     assert "interrupted" in function.reports[-1].reason
