@@ -8,7 +8,7 @@ again.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 
 from nested_fad_tf.graph.nodes import Value
 from nested_fad_tf.options import Options
@@ -17,19 +17,18 @@ from nested_fad_tf.plan.attempt import Attempt, attempt
 from nested_fad_tf.plan.bits import BITS
 from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.chains import Chain, find_chains
-from nested_fad_tf.plan.cut import Cut, minimum_cut, recompute_price
+from nested_fad_tf.plan.cut import Costs, Cut, minimum_cut
 from nested_fad_tf.plan.groups import unchanged
 from nested_fad_tf.plan.peak import Lifetimes
 from nested_fad_tf.plan.plan import Decision, Keep, Plan, joined, nothing, worthwhile
 from nested_fad_tf.plan.stages import Stages
 from nested_fad_tf.plan.storage import kept_as
+from nested_fad_tf.plan.streams import with_shared_streams
 
 # How often the cut is repeated with raised prices, and by how much they rise. Each round costs one
 # simulation.
 _ROUNDS = 2
 _RAISE = 1.5
-# How many copies of an op, on average, are plausible; a cut that makes more is taken again.
-_COPIES_EACH = 4
 # Bytes alone decide in "recompute"; a little is charged so that nothing is recomputed for nothing.
 _NEARLY_FREE = 0.05
 _MASK = "where a gradient passes, which is all that it asks for"
@@ -55,9 +54,11 @@ def plan(candidates: Candidates, options: Options) -> Plan:
     if not best.rewrite or not worthwhile(before, best.lifetimes):
         return nothing(candidates, options.strategy, before, note=note)
     kept_before = tuple(Keep(v, "read by the backward pass") for v in candidates.kept_today)
-    kept = tuple(_keep(candidates, best.cut, value) for value in best.cut.kept)
+    budgeted = best.cut.spans != unlimited.cut.spans
+    kept = tuple(_keep(candidates, best.cut, value, budgeted) for value in best.cut.kept)
     kept += tuple(_keep_mask(mask) for mask in best.masks)
-    decisions = tuple(_decide(chain, best.cut) for chain in find_chains(candidates))
+    again = best.cut.unshared.recomputed
+    decisions = tuple(_decide(chain, best.cut.kept, again) for chain in find_chains(candidates))
     return Plan(
         options.strategy, best.rewrite, kept_before, kept, decisions, before, best.lifetimes,
         note=note,
@@ -88,14 +89,19 @@ def _limited(
 
 
 def _best(candidates: Candidates, stages: Stages, tradeoff: float, options: Options) -> Attempt:
+    costs = Costs(candidates)
     surcharge: dict[int, float] = {}
-    times: dict[int, int] = {}
     best: Attempt | None = None
+
+    def cut_with(checkpoints: frozenset[int]) -> Cut:
+        return minimum_cut(candidates, tradeoff, surcharge, costs, checkpoints=checkpoints)
+
     for _ in range(_ROUNDS):
-        cut, copies = _affordable_cut(candidates, stages, tradeoff, surcharge, times)
+        # To compute something again once costs what was asked for; every further time its price.
+        cut = with_shared_streams(candidates, stages, costs, max(1.0, tradeoff), cut_with)
         if best is not None and cut == best.cut:
             break
-        seconds = tradeoff * _recomputation_price(candidates, copies)
+        seconds = tradeoff * _recomputation_price(costs, candidates, stages.copies(cut))
         tried = attempt(candidates, stages, cut, seconds, options)
         if best is None or tried.price < best.price:
             best = tried
@@ -103,46 +109,18 @@ def _best(candidates: Candidates, stages: Stages, tradeoff: float, options: Opti
         for value in cut.kept:
             if value.id in alive:
                 surcharge[value.id] = surcharge.get(value.id, 1.0) * _RAISE
-        _raise_times(times, copies)
     assert best is not None
     return best
 
 
-def _affordable_cut(
-    candidates: Candidates,
-    stages: Stages,
-    tradeoff: float,
-    surcharge: Mapping[int, float],
-    times: dict[int, int],
-) -> tuple[Cut, Mapping[int, int]]:
-    """A cut whose copies are about as many as the ops it recomputes, and how often it copies each.
-
-    The cut charges for `times` copies of an op. Along a chain that every layer adds to, an op may
-    be wanted by each of the layers behind it: the copies, and the time to run them, would grow with
-    the square of the depth. Such a cut is taken again at the price of its copies.
-    """
-    while True:
-        cut = minimum_cut(candidates, tradeoff, surcharge, times)
-        copies = stages.copies(cut)
-        dearer = {i: n for i, n in copies.items() if n > times.get(i, 1)}
-        if not dearer or sum(copies.values()) <= _COPIES_EACH * len(copies):
-            return cut, copies
-        _raise_times(times, copies)
-
-
-def _raise_times(times: dict[int, int], copies: Mapping[int, int]) -> None:
-    for node_id, count in copies.items():
-        times[node_id] = max(count, times.get(node_id, 1))
-
-
-def _recomputation_price(candidates: Candidates, times: Mapping[int, int]) -> float:
+def _recomputation_price(costs: Costs, candidates: Candidates, copies: Mapping[int, int]) -> float:
     nodes = candidates.view.nodes
-    return sum(count * recompute_price(candidates, nodes[i]) for i, count in times.items())
+    return sum(count * costs.recompute(nodes[i]) for i, count in copies.items())
 
 
-def _keep(candidates: Candidates, cut: Cut, value: Value) -> Keep:
+def _keep(candidates: Candidates, cut: Cut, value: Value, budgeted: bool) -> Keep:
     ban = candidates.bans.get(value.node.id)
-    if cut.spans and ban is not None and cost.lasting_ban(candidates.view, value.node) is None:
+    if budgeted and ban is not None and cost.lasting_ban(candidates.view, value.node) is None:
         why = "a checkpoint: the budget allows for keeping it, or more is computed from it"
     elif ban is not None:
         why = ban
@@ -162,10 +140,9 @@ def _keep_mask(mask: Value) -> Keep:
     return Keep(mask, _MASK + kept_as(BITS), BITS.name)
 
 
-def _decide(chain: Chain, cut: Cut) -> Decision:
+def _decide(chain: Chain, all_kept: Sequence[Value], recomputed: Set[int]) -> Decision:
     own = {node.id for node in chain.nodes}
-    kept = tuple(v for v in cut.kept if v.node.id in own)
-    recomputed = cut.recomputed.union(*(span.recomputed for span in cut.spans))
+    kept = tuple(v for v in all_kept if v.node.id in own)
     again = sum(node.id in recomputed for node in chain.nodes)
     if not again:
         return Decision(chain, "keep", kept, "keeping costs no more than recomputing")

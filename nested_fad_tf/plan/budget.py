@@ -112,10 +112,9 @@ def fit(
         the report.
     """
     relaxed = relax(candidates)
-    families = [
-        _Family(candidates, relaxed, stages, start, () if start is base else base.cut.kept)
-        for start in _starts(candidates, stages, base, options)
-    ]
+    first, *patient = _starts(candidates, stages, base, options)
+    families = [_Family(candidates, relaxed, stages, first, ())]
+    families += [_Family(candidates, relaxed, stages, s, base.cut.kept) for s in patient]
     choices = [c for family in families for c in family.choices(MARGIN * limit)]
     met: _Try | None = None
     least = base
@@ -169,14 +168,15 @@ def _starts(
     candidates: Candidates, stages: Stages, base: Attempt, options: Options
 ) -> Iterator[Attempt]:
     """The plans without spans that choices start from: that without a budget, and patient ones."""
-    yield base
-    seen = [base.cut]
+    flat = base.cut.unshared
+    yield base if flat == base.cut else attempt(candidates, stages, flat, 0.0, options)
+    seen = [flat]
     # What only the backward pass reads runs once in any case, be it there.
     roles, nodes = candidates.roles, candidates.view.nodes
     late = candidates.late
-    times = {n.id: 0 for n in nodes if late[n.id] or roles.of(n) is Role.UNCLAIMED}
+    anyway = {n.id for n in nodes if late[n.id] or roles.of(n) is Role.UNCLAIMED}
     for patience in _PATIENCE:
-        cut = minimum_cut(candidates, patience * max(options.tradeoff, 1.0), times=times)
+        cut = minimum_cut(candidates, patience * max(options.tradeoff, 1.0), anyway=anyway)
         if cut not in seen:
             seen.append(cut)
             yield attempt(candidates, stages, cut, 0.0, options)
@@ -324,7 +324,7 @@ class _Family:
             own = frozenset(s.id for s in stages)
             read = [r for r, by in self._readers.items() if any(s.id in own for s in by)]
             relaxed = dataclasses.replace(self._relaxed, needed={root: [] for root in read})
-            cut = minimum_cut(relaxed, price, anyway, costs=self._costs)
+            cut = minimum_cut(relaxed, price, anyway, self._costs)
             again = sum(self._prices.get(i, 0.0) for i in cut.recomputed)
             pieces.append(_Piece(Span(stages[0], own, cut.recomputed), cut.kept, again))
             anyway |= dict.fromkeys((v.id for v in cut.kept), 0.0)

@@ -13,7 +13,7 @@ recomputation and output-saving are three cuts of the one network.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -57,8 +57,8 @@ class Cut:
     Attributes:
         kept: Storage roots that are kept.
         recomputed: Ids of nodes that each stage of the backward pass computes again for itself.
-        spans: Where the backward pass computes more than that, to be within a budget. What they
-            recompute is neither in `kept` nor in `recomputed`.
+        spans: Where stages share what runs once more: see plan/streams.py, and plan/budget.py. What
+            spans recompute is neither in `kept` nor in `recomputed`.
         stored: By value id: how those of `kept` are stored that aren't kept as they are.
     """
 
@@ -66,6 +66,12 @@ class Cut:
     recomputed: frozenset[int]
     spans: tuple[Span, ...] = ()
     stored: Mapping[int, Format] = dataclasses.field(default_factory=dict)
+
+    @property
+    def unshared(self) -> Cut:
+        """The cut in which each stage computes for itself what spans made for it."""
+        again = self.recomputed.union(*(span.recomputed for span in self.spans))
+        return dataclasses.replace(self, recomputed=again, spans=())
 
 
 class Network:
@@ -161,19 +167,21 @@ def minimum_cut(
     candidates: Candidates,
     tradeoff: float,
     surcharge: Mapping[int, float] | None = None,
-    times: Mapping[int, int] | None = None,
     costs: Costs | None = None,
+    *,
+    anyway: Container[int] = (),
+    checkpoints: Container[int] = (),
 ) -> Cut:
     """Finds what to keep.
 
     Args:
         candidates: The buffers and their prices.
-        tradeoff: Multiplies the price of recomputing something once. Every further time costs at
-            least its price, or a chain that all layers add to would be recomputed by each of them.
+        tradeoff: Multiplies the price of recomputing something, once: see plan/streams.py.
         surcharge: Factors on the price of keeping, by storage root's value id; what is alive at the
             peak costs more.
-        times: How often a node would have to be recomputed, by node id; once by default.
         costs: Those of the graph, if there are more cuts to come.
+        anyway: Ids of nodes that cost nothing to compute again.
+        checkpoints: Ids of nodes that aren't to be computed again.
 
     Returns:
         The cut.
@@ -188,12 +196,11 @@ def minimum_cut(
             leaving[root.id] = out = network.node()
             price = costs.keep(root) * surcharge.get(root.id, 1.0)
             network.edge(inside, out, max(1.0, price))
-        again = times.get(node.id, 1) - 1 if times else 0
-        factor = tradeoff + again * max(tradeoff, 1.0)
-        if node.id in candidates.bans:
+        if node.id in candidates.bans or node.id in checkpoints:
             network.edge(SOURCE, inside, np.inf)
             continue
-        network.edge(SOURCE, inside, max(1.0, costs.recompute(node) * factor))
+        again = 0.0 if node.id in anyway else costs.recompute(node) * tradeoff
+        network.edge(SOURCE, inside, max(1.0, again))
         for root in costs.reads(node):
             network.edge(leaving[root.id], inside, np.inf)
     for root_id in candidates.needed:

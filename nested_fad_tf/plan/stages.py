@@ -13,7 +13,7 @@ of stages that its copies reach.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 
 from nested_fad_tf.graph.nodes import Node, Value
 from nested_fad_tf.ops import elementwise, views
@@ -67,23 +67,30 @@ class Stages:
         Returns:
             The number of copies by node id; mere views count as none.
         """
-        packed = cut.stored
-        times: dict[int, int] = {}
-        wanted = self._wanted(cut)
-        for node in self._candidates.view.nodes:
-            by_node = 0
-            for value in node.outputs:
-                if value.id not in packed:
-                    by_node |= wanted.get(value.id, 0)
-            if by_node and node.op_type not in views.ALIASES | views.PAIRWISE_ALIASES:
-                times[node.id] = by_node.bit_count()
-        return times
+        return {node_id: by.bit_count() for node_id, by in self._copying(cut).items()}
+
+    def copying(self, cut: Cut, node_ids: Container[int]) -> Mapping[int, Sequence[Node]]:
+        """Tells which stages compute nodes again.
+
+        Args:
+            cut: What is kept and what is recomputed, without spans.
+            node_ids: Ids of the nodes in question.
+
+        Returns:
+            The stages in order, by node id; there are none of mere views.
+        """
+        stages = self.in_order()
+        return {
+            node_id: [stages[i] for i in _bits(by)]
+            for node_id, by in self._copying(cut).items()
+            if node_id in node_ids
+        }
 
     def readers_of(self, cut: Cut) -> Mapping[int, Sequence[Node]]:
         """Tells in which stages what a cut keeps is read, to copy something or by a cotangent.
 
         Args:
-            cut: What is kept and what is recomputed.
+            cut: What is kept and what is recomputed, without spans.
 
         Returns:
             By the id of each kept storage root that is read at all: its stages, in order.
@@ -105,10 +112,7 @@ class Stages:
         for node_id, stage in self.of.items():
             for value in self._decided(node_id):
                 reads(value, 1 << number[stage.id])
-        return {
-            root: [stage for i, stage in enumerate(stages) if by >> i & 1]
-            for root, by in read.items()
-        }
+        return {root: [stages[i] for i in _bits(by)] for root, by in read.items()}
 
     def in_order(self) -> list[Node]:
         """The stages, in the order in which they are traced and run."""
@@ -119,25 +123,67 @@ class Stages:
         inputs, masked = self._candidates.view.nodes[node_id].inputs, self._candidates.masked
         return [value for i, value in enumerate(inputs) if (node_id, i) not in masked]
 
+    def _copying(self, cut: Cut) -> dict[int, int]:
+        """By node id: the stages and spans that compute a node again, as bits of a number."""
+        packed = cut.stored
+        wanted = self._wanted(cut)
+        found: dict[int, int] = {}
+        for node in self._candidates.view.nodes:
+            by_node = 0
+            for value in node.outputs:
+                if value.id not in packed:
+                    by_node |= wanted.get(value.id, 0)
+            if by_node and node.op_type not in views.ALIASES | views.PAIRWISE_ALIASES:
+                found[node.id] = by_node
+        return found
+
     def _wanted(self, cut: Cut) -> dict[int, int]:
-        """By value id: the stages that want a copy of a value, as bits of a number."""
+        """By value id: the stages that want a copy of a value, then the spans, as bits."""
         needs_copy, packed = copy_test(cut), cut.stored
         number = {stage.id: i for i, stage in enumerate(self.in_order())}
+        shared = _Shared(cut, number)
         wanted: dict[int, int] = {}
         nodes = self._candidates.view.nodes
+
+        def want(value: Value, by: int) -> None:
+            by = by if needs_copy(value) else shared.spans_for(value, by)
+            if by:
+                wanted[value.id] = wanted.get(value.id, 0) | by
+
         for node_id, stage in self.of.items():
             for value in self._decided(node_id):
-                if needs_copy(value):
-                    wanted[value.id] = wanted.get(value.id, 0) | 1 << number[stage.id]
+                want(value, 1 << number[stage.id])
         for node in reversed(nodes):
             for value in node.outputs:
-                stages = wanted.get(value.id)
-                if stages is None:
-                    continue
-                for source in read_by_copy(value, packed):
-                    if needs_copy(source):
-                        wanted[source.id] = wanted.get(source.id, 0) | stages
+                by = wanted.get(value.id)
+                if by is not None:
+                    for source in read_by_copy(value, packed):
+                        want(source, by)
         return wanted
+
+
+class _Shared:
+    """What spans compute for all their stages.
+
+    Args:
+        cut: The cut.
+        number: Of each stage, by its node id; spans come behind them.
+    """
+
+    def __init__(self, cut: Cut, number: Mapping[int, int]) -> None:
+        self._kept = frozenset(root.id for root in cut.kept)
+        self._by: dict[int, list[tuple[int, int]]] = {}  # by node id
+        for index, span in enumerate(cut.spans, len(number)):
+            readers = sum(1 << number[id] for id in span.stages) | 1 << index
+            for node_id in span.recomputed:
+                self._by.setdefault(node_id, []).append((readers, 1 << index))
+
+    def spans_for(self, value: Value, by: int) -> int:
+        """The spans whose copy of a value stages and spans read, as bits."""
+        root = value.storage
+        if root.id in self._kept:
+            return 0
+        return sum(span for readers, span in self._by.get(root.node.id, ()) if readers & by)
 
 
 def copy_test(cut: Cut) -> Callable[[Value], bool]:
@@ -178,6 +224,14 @@ def read_by_copy(value: Value, packed: Container[int]) -> Sequence[Value]:
 
 def _id(node: Node) -> int:
     return node.id
+
+
+def _bits(number: int) -> Iterator[int]:
+    """The positions of the ones in a binary number, from the lowest."""
+    while number:
+        lowest = number & -number
+        yield lowest.bit_length() - 1
+        number ^= lowest
 
 
 def _passes_through(node: Node) -> bool:

@@ -69,11 +69,18 @@ def test_a_surcharge_moves_the_cut(chain, factor, expected):
     assert kinds(chain, cut) == (["Mul"] if expected == "Tanh:0" else ["Tanh", "Mul"])
 
 
-@pytest.mark.parametrize(("count", "recomputed"), [(30, ["Mul"]), (35, [])])
-def test_what_has_to_be_recomputed_often_is_dearer(chain, count, recomputed):
+def test_a_checkpoint_is_not_computed_again(chain):
+    assert kinds(chain, minimum_cut(chain, 1.0)) == ["Mul"]
     product = node(chain.view, "mul")
-    cut = minimum_cut(chain, 1.0, times={product.id: count})
-    assert kinds(chain, cut) == recomputed
+    cut = minimum_cut(chain, 1.0, checkpoints={product.id})
+    assert kept(cut) == ["Tanh:0", "mul:0"]
+    assert kinds(chain, cut) == []
+
+
+def test_what_runs_anyway_costs_nothing(chain):
+    assert kinds(chain, minimum_cut(chain, 100.0)) == []
+    anyway = {node(chain.view, "mul").id}
+    assert kinds(chain, minimum_cut(chain, 100.0, anyway=anyway)) == ["Mul"]
 
 
 def test_from_an_argument_everything_is_recomputed():
