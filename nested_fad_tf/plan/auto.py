@@ -8,7 +8,7 @@ again.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Sequence, Set
 
 from nested_fad_tf.graph.nodes import Value
 from nested_fad_tf.options import Options
@@ -101,7 +101,7 @@ def _best(candidates: Candidates, stages: Stages, tradeoff: float, options: Opti
         cut = with_shared_streams(candidates, stages, costs, max(1.0, tradeoff), cut_with)
         if best is not None and cut == best.cut:
             break
-        seconds = tradeoff * _recomputation_price(costs, candidates, stages.copies(cut))
+        seconds = tradeoff * costs.copies(stages.copies(cut))
         tried = attempt(candidates, stages, cut, seconds, options)
         if best is None or tried.price < best.price:
             best = tried
@@ -111,11 +111,6 @@ def _best(candidates: Candidates, stages: Stages, tradeoff: float, options: Opti
                 surcharge[value.id] = surcharge.get(value.id, 1.0) * _RAISE
     assert best is not None
     return best
-
-
-def _recomputation_price(costs: Costs, candidates: Candidates, copies: Mapping[int, int]) -> float:
-    nodes = candidates.view.nodes
-    return sum(count * costs.recompute(nodes[i]) for i, count in copies.items())
 
 
 def _keep(candidates: Candidates, cut: Cut, value: Value, budgeted: bool) -> Keep:

@@ -150,6 +150,11 @@ class Costs:
             self._recompute[node.id] = recompute_price(self._candidates, node)
         return self._recompute[node.id]
 
+    def copies(self, count: Mapping[int, int]) -> float:
+        """The price of computing nodes again, by node id as often as that."""
+        nodes = self._candidates.view.nodes
+        return sum(times * self.recompute(nodes[i]) for i, times in count.items())
+
     def reads(self, node: Node) -> list[Value]:
         """What has to be decided about then: see `read_when_recomputed`."""
         if node.id not in self._reads:

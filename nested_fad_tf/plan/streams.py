@@ -60,8 +60,8 @@ def _price(
     """What a cut costs, with what spans hold at a time."""
     nodes = candidates.view.nodes
     held = (sum(v.nbytes for i in s.recomputed for v in nodes[i].outputs) for s in cut.spans)
-    again = sum(count * costs.recompute(nodes[i]) for i, count in stages.copies(cut).items())
-    return sum(costs.keep(v) for v in cut.kept) + max(held, default=0) + tradeoff * again
+    kept = sum(costs.keep(v) for v in cut.kept)
+    return kept + max(held, default=0) + tradeoff * costs.copies(stages.copies(cut))
 
 
 def _shared(stages: Stages, cut: Cut, rungs: Set[int]) -> Cut:
