@@ -91,17 +91,18 @@ def _limited(
 def _best(candidates: Candidates, stages: Stages, tradeoff: float, options: Options) -> Attempt:
     costs = Costs(candidates)
     surcharge: dict[int, float] = {}
+    times: dict[int, int] = {}
     best: Attempt | None = None
 
     def cut_with(checkpoints: frozenset[int]) -> Cut:
-        return minimum_cut(candidates, tradeoff, surcharge, costs, checkpoints=checkpoints)
+        return minimum_cut(candidates, tradeoff, surcharge, times, costs, checkpoints)
 
     for _ in range(_ROUNDS):
-        # To compute something again once costs what was asked for; every further time its price.
         cut = with_shared_streams(candidates, stages, costs, max(1.0, tradeoff), cut_with)
         if best is not None and cut == best.cut:
             break
-        seconds = tradeoff * costs.copies(stages.copies(cut))
+        copies = stages.copies(cut)
+        seconds = tradeoff * costs.copies(copies)
         tried = attempt(candidates, stages, cut, seconds, options)
         if best is None or tried.price < best.price:
             best = tried
@@ -109,6 +110,8 @@ def _best(candidates: Candidates, stages: Stages, tradeoff: float, options: Opti
         for value in cut.kept:
             if value.id in alive:
                 surcharge[value.id] = surcharge.get(value.id, 1.0) * _RAISE
+        for node_id, count in copies.items():
+            times[node_id] = max(count, times.get(node_id, 1))
     assert best is not None
     return best
 

@@ -174,9 +174,9 @@ def _starts(
     # What only the backward pass reads runs once in any case, be it there.
     roles, nodes = candidates.roles, candidates.view.nodes
     late = candidates.late
-    anyway = {n.id for n in nodes if late[n.id] or roles.of(n) is Role.UNCLAIMED}
+    times = {n.id: 0 for n in nodes if late[n.id] or roles.of(n) is Role.UNCLAIMED}
     for patience in _PATIENCE:
-        cut = minimum_cut(candidates, patience * max(options.tradeoff, 1.0), anyway=anyway)
+        cut = minimum_cut(candidates, patience * max(options.tradeoff, 1.0), times=times)
         if cut not in seen:
             seen.append(cut)
             yield attempt(candidates, stages, cut, 0.0, options)
@@ -324,7 +324,7 @@ class _Family:
             own = frozenset(s.id for s in stages)
             read = [r for r, by in self._readers.items() if any(s.id in own for s in by)]
             relaxed = dataclasses.replace(self._relaxed, needed={root: [] for root in read})
-            cut = minimum_cut(relaxed, price, anyway, self._costs)
+            cut = minimum_cut(relaxed, price, anyway, costs=self._costs)
             again = sum(self._prices.get(i, 0.0) for i in cut.recomputed)
             pieces.append(_Piece(Span(stages[0], own, cut.recomputed), cut.kept, again))
             anyway |= dict.fromkeys((v.id for v in cut.kept), 0.0)

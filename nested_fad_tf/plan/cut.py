@@ -172,20 +172,20 @@ def minimum_cut(
     candidates: Candidates,
     tradeoff: float,
     surcharge: Mapping[int, float] | None = None,
+    times: Mapping[int, int] | None = None,
     costs: Costs | None = None,
-    *,
-    anyway: Container[int] = (),
     checkpoints: Container[int] = (),
 ) -> Cut:
     """Finds what to keep.
 
     Args:
         candidates: The buffers and their prices.
-        tradeoff: Multiplies the price of recomputing something, once: see plan/streams.py.
+        tradeoff: Multiplies the price of recomputing something once. Every further time costs at
+            least its price.
         surcharge: Factors on the price of keeping, by storage root's value id; what is alive at the
             peak costs more.
+        times: How often a node would have to be recomputed, by node id; once by default.
         costs: Those of the graph, if there are more cuts to come.
-        anyway: Ids of nodes that cost nothing to compute again.
         checkpoints: Ids of nodes that aren't to be computed again.
 
     Returns:
@@ -204,8 +204,9 @@ def minimum_cut(
         if node.id in candidates.bans or node.id in checkpoints:
             network.edge(SOURCE, inside, np.inf)
             continue
-        again = 0.0 if node.id in anyway else costs.recompute(node) * tradeoff
-        network.edge(SOURCE, inside, max(1.0, again))
+        again = times.get(node.id, 1) - 1 if times else 0
+        factor = tradeoff + again * max(tradeoff, 1.0)
+        network.edge(SOURCE, inside, max(1.0, costs.recompute(node) * factor))
         for root in costs.reads(node):
             network.edge(leaving[root.id], inside, np.inf)
     for root_id in candidates.needed:

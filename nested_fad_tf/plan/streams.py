@@ -20,6 +20,8 @@ from nested_fad_tf.plan.components import Components
 from nested_fad_tf.plan.cut import Costs, Cut, Span
 from nested_fad_tf.plan.stages import Stages
 
+# With fewer rungs it isn't what layers add to, but the inside of one of them.
+_LEAST_RUNGS = 2
 # What is shared is alive for a few layers: it is worth a part of what keeping it would be.
 _SHARING = 0.2
 
@@ -46,7 +48,7 @@ def with_shared_streams(
     cut = cut_with(frozenset())
     copies = stages.copies(cut)
     sparse = _Stream(candidates, cut, costs, copies, 1.0 / tradeoff)
-    if not sparse.rungs:
+    if max(sparse.rungs.values(), default=0) < _LEAST_RUNGS:
         return cut
     dense = _Stream(candidates, cut, costs, copies, _SHARING / tradeoff)
     kept = cut_with(frozenset(sparse.rungs))

@@ -77,10 +77,11 @@ def test_a_checkpoint_is_not_computed_again(chain):
     assert kinds(chain, cut) == []
 
 
-def test_what_runs_anyway_costs_nothing(chain):
-    assert kinds(chain, minimum_cut(chain, 100.0)) == []
-    anyway = {node(chain.view, "mul").id}
-    assert kinds(chain, minimum_cut(chain, 100.0, anyway=anyway)) == ["Mul"]
+@pytest.mark.parametrize(("count", "recomputed"), [(30, ["Mul"]), (35, [])])
+def test_what_has_to_be_recomputed_often_is_dearer(chain, count, recomputed):
+    product = node(chain.view, "mul")
+    cut = minimum_cut(chain, 1.0, times={product.id: count})
+    assert kinds(chain, cut) == recomputed
 
 
 def test_from_an_argument_everything_is_recomputed():

@@ -53,7 +53,7 @@ def shared(step) -> tuple[Stages, Cut, Cut]:
     costs, stages = Costs(candidates), Stages(candidates)
 
     def cut_with(checkpoints):
-        return minimum_cut(candidates, 1.0, {}, costs, checkpoints=checkpoints)
+        return minimum_cut(candidates, 1.0, costs=costs, checkpoints=checkpoints)
 
     return stages, cut_with(()), with_shared_streams(candidates, stages, costs, 1.0, cut_with)
 
