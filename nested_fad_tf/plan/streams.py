@@ -5,7 +5,8 @@ copies of its own, and along a residual stream the stages of a layer copy what a
 added: the copies grow with the square of the depth. So where they cost more than it takes to keep
 the stream, the stream gets rungs. Of n rungs every sqrt(n)-th is kept (Chen et al., arXiv
 1604.06174), and those in between are computed once, from the one before, and shared by all stages
-down to that one: each op of the stream runs once more, which is what the cut charged for.
+down to that one: each op of the stream runs once more, which is what the cut charged for. Where it
+is cheaper to keep all rungs that are worth it by themselves, none is shared.
 """
 
 from __future__ import annotations
