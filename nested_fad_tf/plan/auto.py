@@ -98,10 +98,9 @@ def _best(candidates: Candidates, stages: Stages, tradeoff: float, options: Opti
         return minimum_cut(candidates, tradeoff, surcharge, times, costs, checkpoints)
 
     for _ in range(_ROUNDS):
-        cut = with_shared_streams(candidates, stages, costs, max(1.0, tradeoff), cut_with)
+        cut, copies = with_shared_streams(candidates, stages, costs, max(1.0, tradeoff), cut_with)
         if best is not None and cut == best.cut:
             break
-        copies = stages.copies(cut)
         seconds = tradeoff * costs.copies(copies)
         tried = attempt(candidates, stages, cut, seconds, options)
         if best is None or tried.price < best.price:

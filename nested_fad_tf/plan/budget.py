@@ -239,7 +239,7 @@ class _Family:
         self._relaxed = relaxed
         self._costs = Costs(relaxed)
         self._estimator = Estimator(candidates.view, base.lifetimes)
-        self._stages = stages.in_order()
+        self._stages = stages.in_order
         # What a span can do something about: by storage root, the stages that read it.
         readers = stages.readers_of(base.cut).items()
         self._readers = {root: read for root, read in readers if root not in base.cut.stored}

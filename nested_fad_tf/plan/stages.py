@@ -20,6 +20,8 @@ from nested_fad_tf.ops import elementwise, views
 from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.cut import Cut
 
+_VIEWS = views.ALIASES | views.PAIRWISE_ALIASES
+
 
 class Stages:
     """The stages of a graph; they don't depend on what is kept.
@@ -30,6 +32,7 @@ class Stages:
             originals.
         anchors: By a cotangent op's node id: the stage that has begun when its result is there.
         ends: By a stage's node id: what its readers make of it. The next stage waits for these.
+        in_order: The stages, in the order in which they are traced and run.
     """
 
     def __init__(self, candidates: Candidates) -> None:
@@ -57,6 +60,9 @@ class Stages:
             # for.
             if not (_passes_through(node) or node.stateful):
                 self.ends.setdefault(stage.id, []).append(node)
+        self.in_order = sorted({stage.id: stage for stage in self.of.values()}.values(), key=_id)
+        self._number = {stage.id: i for i, stage in enumerate(self.in_order)}
+        self._read = self._read_by_stages()
 
     def copies(self, cut: Cut) -> Mapping[int, int]:
         """Counts how often a cut computes each node again.
@@ -79,9 +85,8 @@ class Stages:
         Returns:
             The stages in order, by node id; there are none of mere views.
         """
-        stages = self.in_order()
         return {
-            node_id: [stages[i] for i in _bits(by)]
+            node_id: [self.in_order[i] for i in _bits(by)]
             for node_id, by in self._copying(cut).items()
             if node_id in node_ids
         }
@@ -96,7 +101,6 @@ class Stages:
             By the id of each kept storage root that is read at all: its stages, in order.
         """
         kept = {root.id for root in cut.kept}
-        stages = self.in_order()
         read: dict[int, int] = {}
         needs_copy, packed = copy_test(cut), cut.stored
         values = self._candidates.view.values
@@ -108,57 +112,51 @@ class Stages:
         for value_id, by in self._wanted(cut).items():
             for source in read_by_copy(values[value_id], packed):
                 reads(source, by)
-        number = {stage.id: i for i, stage in enumerate(stages)}
+        for value_id, by in self._read.items():
+            reads(values[value_id], by)
+        return {root: [self.in_order[i] for i in _bits(by)] for root, by in read.items()}
+
+    def _read_by_stages(self) -> dict[int, int]:
+        """By id of a forward value: the stages that read it, as bits; not where a mask will do."""
+        nodes, masked = self._candidates.view.nodes, self._candidates.masked
+        cotangent = self._candidates.roles.cotangent
+        read: dict[int, int] = {}
         for node_id, stage in self.of.items():
-            for value in self._decided(node_id):
-                reads(value, 1 << number[stage.id])
-        return {root: [stages[i] for i in _bits(by)] for root, by in read.items()}
-
-    def in_order(self) -> list[Node]:
-        """The stages, in the order in which they are traced and run."""
-        return sorted({stage.id: stage for stage in self.of.values()}.values(), key=_id)
-
-    def _decided(self, node_id: int) -> Sequence[Value]:
-        """What a node reads that a cut decides about."""
-        inputs, masked = self._candidates.view.nodes[node_id].inputs, self._candidates.masked
-        return [value for i, value in enumerate(inputs) if (node_id, i) not in masked]
+            by = 1 << self._number[stage.id]
+            for index, value in enumerate(nodes[node_id].inputs):
+                forward = not cotangent[value.storage.node.id]
+                if forward and (node_id, index) not in masked:
+                    read[value.id] = read.get(value.id, 0) | by
+        return read
 
     def _copying(self, cut: Cut) -> dict[int, int]:
         """By node id: the stages and spans that compute a node again, as bits of a number."""
-        packed = cut.stored
-        wanted = self._wanted(cut)
+        values, packed = self._candidates.view.values, cut.stored
         found: dict[int, int] = {}
-        for node in self._candidates.view.nodes:
-            by_node = 0
-            for value in node.outputs:
-                if value.id not in packed:
-                    by_node |= wanted.get(value.id, 0)
-            if by_node and node.op_type not in views.ALIASES | views.PAIRWISE_ALIASES:
-                found[node.id] = by_node
+        for value_id, by in self._wanted(cut).items():
+            node = values[value_id].node
+            if value_id not in packed and node.op_type not in _VIEWS:
+                found[node.id] = found.get(node.id, 0) | by
         return found
 
     def _wanted(self, cut: Cut) -> dict[int, int]:
         """By value id: the stages that want a copy of a value, then the spans, as bits."""
         needs_copy, packed = copy_test(cut), cut.stored
-        number = {stage.id: i for i, stage in enumerate(self.in_order())}
-        shared = _Shared(cut, number)
+        shared = _Shared(cut, self._number)
         wanted: dict[int, int] = {}
-        nodes = self._candidates.view.nodes
 
         def want(value: Value, by: int) -> None:
             by = by if needs_copy(value) else shared.spans_for(value, by)
             if by:
                 wanted[value.id] = wanted.get(value.id, 0) | by
 
-        for node_id, stage in self.of.items():
-            for value in self._decided(node_id):
-                want(value, 1 << number[stage.id])
-        for node in reversed(nodes):
-            for value in node.outputs:
-                by = wanted.get(value.id)
-                if by is not None:
-                    for source in read_by_copy(value, packed):
-                        want(source, by)
+        values = self._candidates.view.values
+        for value_id, by in self._read.items():
+            want(values[value_id], by)
+        for value in reversed(values):
+            if value.id in wanted:
+                for source in read_by_copy(value, packed):
+                    want(source, wanted[value.id])
         return wanted
 
 

@@ -33,7 +33,7 @@ def with_shared_streams(
     costs: Costs,
     tradeoff: float,
     cut_with: Callable[[frozenset[int]], Cut],
-) -> Cut:
+) -> tuple[Cut, Mapping[int, int]]:
     """Cuts, and lets stages share what they would copy too often.
 
     Args:
@@ -44,27 +44,33 @@ def with_shared_streams(
         cut_with: Makes the minimum cut that keeps nodes with certain ids.
 
     Returns:
-        The cut; without spans if there is no such stream.
+        The cut, without spans if there is no such stream; and how often it computes nodes again,
+        by node id.
     """
     cut = cut_with(frozenset())
     copies = stages.copies(cut)
     sparse = _Stream(candidates, cut, costs, copies, 1.0 / tradeoff)
     if max(sparse.rungs.values(), default=0) < _LEAST_RUNGS:
-        return cut
+        return cut, copies
     dense = _Stream(candidates, cut, costs, copies, _SHARING / tradeoff)
-    kept = cut_with(frozenset(sparse.rungs))
     shared = _shared(stages, cut_with(dense.checkpoints()), dense.rungs.keys())
-    return min(kept, shared, key=lambda c: _price(candidates, stages, costs, tradeoff, c))
+    kept = cut_with(frozenset(sparse.rungs))
+    best, least = (cut, copies), math.inf
+    for cut in (shared, kept):
+        held = _held(candidates, costs, cut)
+        if held < least:  # else it is dearer whatever it computes again
+            copies = stages.copies(cut)
+            price = held + tradeoff * costs.copies(copies)
+            if price < least:
+                best, least = (cut, copies), price
+    return best
 
 
-def _price(
-    candidates: Candidates, stages: Stages, costs: Costs, tradeoff: float, cut: Cut
-) -> float:
-    """What a cut costs, with what spans hold at a time."""
+def _held(candidates: Candidates, costs: Costs, cut: Cut) -> float:
+    """The price of what a cut keeps, and of what spans hold at a time."""
     nodes = candidates.view.nodes
     held = (sum(v.nbytes for i in s.recomputed for v in nodes[i].outputs) for s in cut.spans)
-    kept = sum(costs.keep(v) for v in cut.kept)
-    return kept + max(held, default=0) + tradeoff * costs.copies(stages.copies(cut))
+    return sum(costs.keep(v) for v in cut.kept) + max(held, default=0)
 
 
 def _shared(stages: Stages, cut: Cut, rungs: Set[int]) -> Cut:

@@ -10,6 +10,7 @@ from traced import SIDE, SIZE, SQUARE, assert_same, candidates_of, numbers
 import nested_fad_tf as nfad
 from nested_fad_tf.plan import auto
 from nested_fad_tf.plan.attempt import attempt
+from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.cut import Costs, Cut, minimum_cut
 from nested_fad_tf.plan.stages import Stages
 from nested_fad_tf.plan.streams import with_shared_streams
@@ -47,21 +48,24 @@ def step_of(depth, towers=1, dropout=False):
     return step
 
 
-def shared(step) -> tuple[Stages, Cut, Cut]:
-    """The stages of a step, its minimum cut, and that with shared streams."""
+def shared(step) -> tuple[Candidates, Stages, Cut, Cut]:
+    """A step's buffers, stages, and cuts: the minimum, and that with shared streams."""
     candidates = candidates_of(step, SQUARE)
     costs, stages = Costs(candidates), Stages(candidates)
 
     def cut_with(checkpoints):
         return minimum_cut(candidates, 1.0, costs=costs, checkpoints=checkpoints)
 
-    return stages, cut_with(()), with_shared_streams(candidates, stages, costs, 1.0, cut_with)
+    minimum = cut_with(())
+    cut, copies = with_shared_streams(candidates, stages, costs, 1.0, cut_with)
+    assert copies == stages.copies(cut)
+    return candidates, stages, minimum, cut
 
 
 def test_of_a_deep_stream_a_few_rungs_are_kept():
     depth = 36
-    stages, minimum, cut = shared(step_of(depth))
-    view = stages._candidates.view
+    candidates, _, minimum, cut = shared(step_of(depth))
+    view = candidates.view
     # The least there is: what the matrix products give. All of the stream is computed from that.
     products = {v.id for v in minimum.kept}
     assert len(products) == depth
@@ -73,8 +77,8 @@ def test_of_a_deep_stream_a_few_rungs_are_kept():
 
 
 def test_stages_share_what_is_between_kept_rungs():
-    stages, _, cut = shared(step_of(36))
-    view = stages._candidates.view
+    candidates, stages, _, cut = shared(step_of(36))
+    view = candidates.view
     made = [i for span in cut.spans for i in span.recomputed]
     assert len(made) == len(set(made))
     # The stream itself, and what two stages of the same block read.
@@ -91,7 +95,7 @@ def test_stages_share_what_is_between_kept_rungs():
 def test_copies_grow_with_the_depth_and_no_faster():
     copies = []
     for depth in (20, 80):
-        stages, minimum, cut = shared(step_of(depth))
+        _, stages, minimum, cut = shared(step_of(depth))
         copies.append(sum(stages.copies(cut).values()))
         again = sum(stages.copies(minimum).values())
     assert copies[1] < 4.5 * copies[0]
@@ -99,13 +103,13 @@ def test_copies_grow_with_the_depth_and_no_faster():
 
 
 def test_of_a_shallow_stream_nothing_is_shared():
-    _, minimum, cut = shared(step_of(1))
+    _, _, minimum, cut = shared(step_of(1))
     assert minimum.recomputed
     assert cut == minimum
 
 
 def test_the_cut_without_spans_computes_the_same():
-    stages, _, cut = shared(step_of(36))
+    _, stages, _, cut = shared(step_of(36))
     alone = cut.unshared
     assert not alone.spans
     assert alone.kept == cut.kept
@@ -115,8 +119,8 @@ def test_the_cut_without_spans_computes_the_same():
 
 def test_the_peak_is_what_is_kept_and_little_else():
     depth = 36
-    stages, _, cut = shared(step_of(depth))
-    tried = attempt(stages._candidates, stages, cut, 0.0, OPTIONS)
+    candidates, stages, _, cut = shared(step_of(depth))
+    tried = attempt(candidates, stages, cut, 0.0, OPTIONS)
     every = tf.math.ceil(np.sqrt(depth)).numpy()
     # Weights' gradients live to the end, as large as what is kept.
     assert tried.peak < (depth + len(cut.kept) + 2 * every + 10) * SIZE
@@ -128,9 +132,9 @@ def spans(monkeypatch):
     found = []
 
     def record(*args):
-        cut = with_shared_streams(*args)
+        cut, copies = with_shared_streams(*args)
         found.append(len(cut.spans))
-        return cut
+        return cut, copies
 
     monkeypatch.setattr(auto, "with_shared_streams", record)
     return found
