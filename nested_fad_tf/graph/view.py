@@ -194,12 +194,18 @@ class GraphView:
         number, operands = views.NEUTRAL[node.op_type]
         for position in operands:
             operand, other = node.inputs[position], node.inputs[1 - position]
-            if operand.shape != () or operand.node.op_type != "Const":
+            if operand.shape != () or not operand.dtype.is_floating:
                 continue
-            same = other.shape == shape and other.static and operand.dtype.is_floating
-            if same and self.constant(operand) == number:
+            if other.shape == shape and other.static and self._number(operand) == number:
                 return other
         return None
+
+    def _number(self, scalar: Value) -> np.ndarray | None:
+        """A constant, or one less another, as in the exponent of a power's gradient."""
+        if scalar.node.op_type != "Sub":
+            return self.constant(scalar)
+        first, second = map(self.constant, scalar.node.inputs)
+        return None if first is None or second is None else first - second
 
     @property
     def consumers(self) -> Sequence[Sequence[tuple[Node, int]]]:

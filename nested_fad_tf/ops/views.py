@@ -48,6 +48,7 @@ IN_PLACE: Final[dict[str, int]] = {
 NEUTRAL: Final[dict[str, tuple[float, tuple[int, ...]]]] = {
     "AddV2": (0.0, (0, 1)),
     "Mul": (1.0, (0, 1)),
+    "Pow": (1.0, (1,)),
     "RealDiv": (1.0, (1,)),
     "Sub": (0.0, (1,)),
 }

@@ -177,7 +177,11 @@ def _rewrite(
             source = narrowing.latest_source(stored.derivative)
             assert source is not None
             if stored.parts:
-                prompt.pack_early(source, stored.parts[0].node)
+                prompt.run_early(source, stored.parts[0].node)
+        for derivative, value in shelf.computed.items():
+            source = narrowing.latest_source(derivative)
+            if source is not None and value.node.id > source:
+                prompt.run_early(source, value.node)
         replaced.update(node.id for node in region.nodes)
     spread = redirect_readers(candidates, spread, frozenset(replaced), builder)
     if replaced or spread:

@@ -68,5 +68,5 @@ class Packing:
         # A boolean of the trace takes little. What is packed with a loss doesn't, nor does what an
         # added node was made from: the next layer waits until it can go.
         if added is not None or (format is not None and format.loss):
-            self._prompt.pack_early((added or value.node).id, packed[0].node)
+            self._prompt.run_early((added or value.node).id, packed[0].node)
         return packed

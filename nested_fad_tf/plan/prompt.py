@@ -1,9 +1,9 @@
-"""Lets the forward pass wait until a derivative is packed.
+"""Lets the forward pass wait until a derivative is computed, and packed.
 
-Nothing reads a packed derivative before the backward pass, and the executor runs on with the next
-layer: at the end of the forward pass all derivatives would be there at full width, still to be
-packed. So the ops that begin the next layer wait. They are given an identity of what they read,
-which waits for the packing.
+Nothing reads a derivative before the backward pass, and the executor runs on with the next layer:
+at the end of the forward pass all that derivatives are computed from would be there, or all of them
+at full width, still to be packed. So the ops that begin the next layer wait. They are given an
+identity of what they read, which waits for the derivative.
 
 No cycle can come about. All that a derivative is computed from in the forward pass comes, in the
 order of the view, no later than its latest source, and only ops after that wait for it.
@@ -33,13 +33,13 @@ class Prompt:
         self._builder = builder
         self._gates: dict[tuple[int, int], Node] = {}  # by node id and input: the identity
 
-    def pack_early(self, source: int, packed: Node) -> None:
+    def run_early(self, source: int, made: Node) -> None:
         """Lets what follows an element-wise chain wait.
 
         Args:
             source: Node id of the latest op of the forward pass that a derivative is computed from;
                 -1 if there is none, and nobody need wait.
-            packed: The op that packs the derivative.
+            made: The op that computes the derivative, or packs it.
         """
         for reader, index in self._next_layer(source):
             if (reader.id, index) not in self._gates:
@@ -49,12 +49,12 @@ class Prompt:
                     [value],
                     [(value.dtype, value.shape)],
                     origin=value.node,
-                    suffix="/packed",
+                    suffix="/prompt",
                     attrs={"T": value.dtype},
                 )
                 self._builder.redirect(reader, index, gate.outputs[0])
                 self._gates[reader.id, index] = gate
-            self._gates[reader.id, index].controls.append(packed)
+            self._gates[reader.id, index].controls.append(made)
 
     def _next_layer(self, source: int) -> list[tuple[Node, int]]:
         """The first ops after a chain that aren't element-wise, and which input leads to them.

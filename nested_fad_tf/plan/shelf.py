@@ -77,6 +77,7 @@ class Shelf:
 
     Attributes:
         stored: What is stored, by derivative or part of one.
+        computed: Values of the derivatives that are kept as they are.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Shelf:
         spread: Collection[int],
     ) -> None:
         self.stored: dict[Expr, Stored] = {}
+        self.computed: dict[Expr, Value] = {}
         self._builder = builder
         self._origin = region.nodes[-1]
         self._dtype = region.dtype
@@ -109,6 +111,7 @@ class Shelf:
         value = self._forward.lower(derivative)
         if value.id in self._spread:
             return spread_again(self._builder, value, cotangent)
+        self.computed[derivative] = value
         return value
 
     def bring_back(

@@ -60,7 +60,10 @@ def test_a_view_of_an_argument_is_the_argument():
         (lambda a: 0.0 - a, False),
         (lambda a: 1.0 / a, False),
         (lambda a: a * tf.ones([16]), False),
-        (lambda a: tf.pow(a, 1.0), False),
+        (lambda a: tf.pow(a, 1.0), True),
+        (lambda a: tf.pow(a, tf.constant(2.0) - tf.constant(1.0)), True),
+        (lambda a: tf.pow(a, tf.constant(3.0) - tf.constant(1.0)), False),
+        (lambda a: tf.pow(1.0, a), False),
     ],
 )
 def test_an_op_with_a_neutral_number_shares_its_operands_buffer(change, shared):

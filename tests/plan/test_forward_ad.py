@@ -118,7 +118,7 @@ def test_nothing_is_recomputed():
     plan = forward_ad.plan(candidates, OPTIONS)
     wiring = Wiring(candidates.view, plan.rewrite)
     added = [n for n in plan.rewrite.nodes if wiring.live[n.id]]
-    assert {n.op_type for n in added} <= {"Mul", "Sub", "AddV2", "Const"}
+    assert {n.op_type for n in added} <= {"Mul", "Sub", "AddV2", "Const", "Identity"}
     late = list(candidates.roles.cotangent)
     for n in plan.rewrite.nodes:
         late.append(any(late[v.node.id] for v in n.inputs))
@@ -127,6 +127,31 @@ def test_nothing_is_recomputed():
     for value in derivatives:
         assert not late[value.node.id]
         assert not wiring.controls[value.node.id]
+
+
+@pytest.mark.parametrize("activation", [mish, swish, exact_gelu, tanh_gelu])
+@pytest.mark.parametrize("fuse", ["ops", "xla"])
+def test_the_next_layer_waits_for_the_derivative(activation, fuse):
+    """Else what derivatives are computed from may be kept beside them."""
+
+    def step(x, w):
+        with tf.GradientTape() as tape:
+            tape.watch(w)
+            for _ in range(3):
+                x = activation(x @ w)
+            loss = tf.reduce_sum(x @ w)
+        return loss, tape.gradient(loss, w)
+
+    candidates = candidates_of(step, SQUARE, SQUARE, fused=fuse == "xla")
+    plan = forward_ad.plan(candidates, OPTIONS.replace(fuse=fuse))
+    at = {n.id: i for i, step in enumerate(plan.after.steps) for n in step.nodes}
+    computed = [k.value.node for k in plan.kept_after if "derivative" in k.why]
+    products = sorted(at[n.id] for n in candidates.view.nodes if n.name.startswith("matmul"))
+    assert len(computed) == 3 and len(products) == 4
+    gates = [n for n in plan.rewrite.nodes if n.op_type == "Identity"]
+    for layer, node in enumerate(sorted(computed, key=lambda n: at[n.id])):
+        assert sum(node in gate.controls for gate in gates) == 1
+        assert products[layer] < at[node.id] < products[layer + 1]
 
 
 def test_factors_tied_to_the_gradient_are_released():
