@@ -33,8 +33,8 @@ _EMBEDDED_BYTES = 256
 # Below that, launching costs more than fusing saves.
 _LEAST_SAVED = 8 << 20
 # What all groups of one kind together must spare a step to be worth a compilation (0.1 to 0.3 s on
-# a CPU): about a millisecond, so that it has paid after a few hundred steps.
-_LEAST_SAVED_BY_KIND = 8 << 20
+# a CPU): about two milliseconds, so that it has paid after a hundred steps.
+_LEAST_SAVED_BY_KIND = 16 << 20
 
 
 def find_groups(wiring: Wiring, roles: Roles, min_bytes: int, *, choosy: bool) -> tuple[Group, ...]:
