@@ -2,7 +2,7 @@
 
 The least total of bytes is not the least peak: what is kept but dead by the time of the peak costs
 nothing there. So the price of what is alive at the simulated peak is raised and the cut taken
-again.
+again, and simulated if it promises to be better.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from nested_fad_tf.plan.streams import with_shared_streams
 # simulation.
 _ROUNDS = 2
 _RAISE = 1.5
+# What a cut has to be expected to cost, as a part of the least so far, to be simulated.
+_PROMISING = 0.99
 # Bytes alone decide in "recompute"; a little is charged so that nothing is recomputed for nothing.
 _NEARLY_FREE = 0.05
 _MASK = "where a gradient passes, which is all that it asks for"
@@ -99,9 +101,9 @@ def _best(candidates: Candidates, stages: Stages, tradeoff: float, options: Opti
 
     for _ in range(_ROUNDS):
         cut, copies = with_shared_streams(candidates, stages, costs, max(1.0, tradeoff), cut_with)
-        if best is not None and cut == best.cut:
-            break
         seconds = tradeoff * costs.copies(copies)
+        if best is not None and _expected(candidates, best, cut, seconds) > _PROMISING * best.price:
+            break
         tried = attempt(candidates, stages, cut, seconds, options)
         if best is None or tried.price < best.price:
             best = tried
@@ -113,6 +115,20 @@ def _best(candidates: Candidates, stages: Stages, tradeoff: float, options: Opti
             times[node_id] = max(count, times.get(node_id, 1))
     assert best is not None
     return best
+
+
+def _expected(candidates: Candidates, tried: Attempt, cut: Cut, seconds: float) -> float:
+    """What a cut will cost if the peak stays where it is in the simulation of another one."""
+    live, size = tried.lifetimes.live_at_peak, candidates.stored_bytes
+    live_ids = {v.id for v in live} | tried.cut.stored.keys()
+    before, now = ({v.id for v in c.kept} for c in (tried.cut, cut))
+    added = sum(size(v) for v in cut.kept if v.id not in before)
+    dropped = sum(size(v) for v in tried.cut.kept if v.id in live_ids and v.id not in now)
+    # Copies are alive at the peak, too, of what is no longer computed again.
+    no_longer = tried.cut.unshared.recomputed - cut.unshared.recomputed
+    origins = ((v.nbytes, v.node.origin) for v in live)
+    dropped += sum(nbytes for nbytes, origin in origins if origin and origin.id in no_longer)
+    return tried.peak + added - dropped + seconds
 
 
 def _keep(candidates: Candidates, cut: Cut, value: Value, budgeted: bool) -> Keep:
