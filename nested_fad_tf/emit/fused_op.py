@@ -21,6 +21,10 @@ from nested_fad_tf.plan.rewrite import Group
 # Equal groups share a function, so its own names tell nothing of layers.
 ORIGINS = "_nested_fad_origins"
 
+# Attribute of a call, while it is made: it spares TensorFlow looking for the shapes of its results.
+# They are known, and every time it copies all that it knows of constants in the graph.
+_UNSHAPED = "_disable_call_shape_inference"
+
 # Reads of a node's inputs, redirections applied.
 Inputs = Sequence[Sequence[Value]]
 
@@ -71,8 +75,11 @@ class FusedOps:
     ) -> list[tf.Tensor]:
         """Copies a call: its attributes name the function and how it is differentiated."""
         attrs = {k: a for k, a in first.node_def.attr.items() if k != "_class"}
+        attrs[_UNSHAPED] = attr_value_pb2.AttrValue(b=True)
         dtypes = [v.dtype for v in group.outputs]
-        return primitives.create(first.graph, first.type, arguments, dtypes, attrs).outputs
+        call = primitives.create(first.graph, first.type, arguments, dtypes, attrs)
+        primitives.clear_attribute(call, _UNSHAPED)
+        return call.outputs
 
     def _key(self, group: Group) -> Any:
         """A hashable description of the group's structure: equal keys, equal functions."""

@@ -4,8 +4,8 @@ The public ops would infer attributes anew and record on tapes that are open aro
 copy has to be the original, attribute by attribute.
 
 Uses private TensorFlow API, checked on 2.18 to 2.21: `Graph._create_op_internal`,
-`Operation._update_input`, `_add_control_inputs`, `_remove_all_control_inputs`, `_set_attr` and
-`_set_device_from_string`, the registry of gradients.
+`Operation._update_input`, `_add_control_inputs`, `_remove_all_control_inputs`, `_set_attr`,
+`_clear_attr` and `_set_device_from_string`, the registry of gradients.
 """
 
 from __future__ import annotations
@@ -108,3 +108,13 @@ def set_attribute(op: Any, name: str, value: attr_value_pb2.AttrValue) -> None:
         value: Its value.
     """
     op._set_attr(name, value)
+
+
+def clear_attribute(op: Any, name: str) -> None:
+    """Removes an attribute of an op.
+
+    Args:
+        op: The op.
+        name: The attribute.
+    """
+    op._clear_attr(name)

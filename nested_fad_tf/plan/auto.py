@@ -30,7 +30,7 @@ from nested_fad_tf.plan.streams import with_shared_streams
 _ROUNDS = 2
 _RAISE = 1.5
 # What a cut has to be expected to cost, as a part of the least so far, to be simulated.
-_PROMISING = 0.99
+_PROMISING = 0.98
 # Bytes alone decide in "recompute"; a little is charged so that nothing is recomputed for nothing.
 _NEARLY_FREE = 0.05
 _MASK = "where a gradient passes, which is all that it asks for"

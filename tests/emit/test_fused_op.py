@@ -49,6 +49,24 @@ def test_equal_groups_share_a_function():
     assert ops.distinct == 1
 
 
+def test_every_call_is_like_the_first():
+    def step(x, w):
+        for _ in range(3):
+            x = mish(x @ w)
+        return x @ w
+
+    view, found = groups_of(step, MATRIX, MATRIX)
+    ops = fused(view)
+    with tf.Graph().as_default():
+        arguments = [[tf.ones(v.shape, v.dtype) for v in group.inputs] for group in found]
+        calls = [ops.call(group, a) for group, a in zip(found, arguments, strict=True)]
+    first, *others = ([(t.op.type, t.shape, t.dtype) for t in outputs] for outputs in calls)
+    assert first[0][1] == MATRIX.shape
+    assert others == [first, first]
+    attributes = [set(outputs[0].op.node_def.attr) - {"_class"} for outputs in calls]
+    assert attributes[1:] == attributes[:1] * 2
+
+
 @pytest.mark.parametrize(
     "activations",
     [
