@@ -71,6 +71,12 @@ def mish(x: tf.Tensor) -> tf.Tensor:
     return x * tf.tanh(tf.nn.softplus(x))
 
 
+def normalized(x: tf.Tensor) -> tf.Tensor:
+    """What a layer normalization computes of rows, without its scale and offset."""
+    mean, variance = tf.nn.moments(x, -1, keepdims=True)
+    return (x - mean) * tf.math.rsqrt(variance + 1e-3)
+
+
 def penalized_loss(model: Callable[..., Any], x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
     """A loss of a gradient, as in WGAN-GP."""
     with tf.GradientTape() as tape:

@@ -25,8 +25,8 @@ from nested_fad_tf.plan.stages import Stages
 from nested_fad_tf.plan.storage import kept_as
 from nested_fad_tf.plan.streams import with_shared_streams
 
-# How often the cut is repeated with raised prices, and by how much they rise. Each round costs one
-# simulation.
+# How often the cut is repeated with raised prices, and by how much they rise. Each round costs at
+# most one simulation.
 _ROUNDS = 2
 _RAISE = 1.5
 # What a cut has to be expected to cost, as a part of the least so far, to be simulated.

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import pytest
 import tensorflow as tf
-from traced import SIDE, SQUARE, assert_same, candidates_of, mish, numbers
+from traced import SIDE, SQUARE, assert_same, candidates_of, mish, normalized, numbers
 
 import nested_fad_tf as nfad
 from nested_fad_tf.plan import auto
 
 OPTIONS = nfad.Options(fuse="ops", min_bytes=1024, on_error="raise")
-
-
-def normalized(x):
-    mean, variance = tf.nn.moments(x, -1, keepdims=True)
-    return (x - mean) * tf.math.rsqrt(variance + 1e-3)
 
 
 def dropped_out(x):

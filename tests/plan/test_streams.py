@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
-from traced import SIDE, SIZE, SQUARE, assert_same, candidates_of, numbers
+from traced import SIDE, SIZE, SQUARE, assert_same, candidates_of, normalized, numbers
 
 import nested_fad_tf as nfad
 from nested_fad_tf.plan import auto
@@ -16,11 +16,6 @@ from nested_fad_tf.plan.stages import Stages
 from nested_fad_tf.plan.streams import with_shared_streams
 
 OPTIONS = nfad.Options(fuse="ops", min_bytes=1024, on_error="raise")
-
-
-def normalized(x):
-    mean, variance = tf.nn.moments(x, -1, keepdims=True)
-    return (x - mean) * tf.math.rsqrt(variance + 1e-3)
 
 
 def stream(x, weights, scale):
