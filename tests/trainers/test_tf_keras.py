@@ -201,3 +201,16 @@ def test_saved_and_loaded(make, tmp_path):
     assert_same(loaded.predict(X, verbose=0), model.predict(X, verbose=0))
     loaded.fit(X, Y, verbose=0)
     assert_fired(nfad.keras.reports(loaded))
+
+
+@pytest.mark.parametrize("make", [sequential, functional])
+def test_cloned(make):
+    model = nfad.keras.optimize(make(), OPTIONS)
+    clone = tf_keras.models.clone_model(model)
+    assert type(clone) is type(model) and clone.layers[-1] is not model.layers[-1]
+    clone.compile("adam", "mse")
+    clone.fit(X, Y, verbose=0)
+    assert_fired(nfad.keras.reports(clone))
+    assert not nfad.keras.reports(model)
+    plain = nfad.keras.strip(model)
+    assert type(tf_keras.models.clone_model(plain)) is type(plain)

@@ -5,8 +5,8 @@ options; for a `Sequential` it calls Keras' own class and asks the model for not
 them. So the function that does is wrapped, once a Keras, when the first `Sequential` is optimized.
 Other models pass through it as before.
 
-Private API of Keras: `src.models.cloning._clone_sequential_model`, run with Keras 3.15 so far.
-Where there is none, copies aren't optimized.
+Private API of Keras: `src.models.cloning._clone_sequential_model`, run with Keras 3.15 and
+tf_keras 2.21 so far. Where there is none, copies aren't optimized.
 """
 
 from __future__ import annotations
