@@ -355,7 +355,7 @@ def rewriting(
         >>> model = tf.keras.Sequential([tf.keras.layers.Dense(256, "gelu") for _ in range(3)])
         >>> model.compile("sgd", "mse")
         >>> x = tf.ones([2048, 256])
-        >>> with nfad.rewriting(nfad.Options(nominal_size=1024)) as session:
+        >>> with nfad.rewriting() as session:
         ...     history = model.fit(x, x, batch_size=1024, verbose=0)
         >>> any(report.changed for report in session.reports)
         True

@@ -77,6 +77,8 @@ class Options:
         verify: Whether the first call runs both versions on the same inputs and variable values
             and compares what they did.
         nominal_size: The size that stands in for every unknown dimension when tensors are priced.
+            None takes that of the call that a function is traced for: the batch size that Keras'
+            `fit` was given, or its data set has, or an argument's size; 32 where none is found.
         tradeoff: What a second of extra work in the step costs, in bytes, as a multiple of the
             built-in price. At 0 bytes alone decide; the larger it is, the more is kept to spare
             the backward pass the work.
@@ -95,7 +97,7 @@ class Options:
     min_bytes: int = 64 * 1024
     on_error: OnError = "fallback"
     verify: bool = False
-    nominal_size: int = 32
+    nominal_size: int | None = None
     tradeoff: float = 1.0
 
     def __post_init__(self) -> None:
@@ -109,7 +111,8 @@ class Options:
         _check_bool("offload", self.offload)
         _check_bool("verify", self.verify)
         _check_int("min_bytes", self.min_bytes, least=0)
-        _check_int("nominal_size", self.nominal_size, least=1)
+        if self.nominal_size is not None:
+            _check_int("nominal_size", self.nominal_size, least=1)
         _check_factor("tradeoff", self.tradeoff)
         _check_precision(self.precision, self.strategy)
         _check_activations(self.activations, self.strategy)

@@ -18,6 +18,7 @@ from nested_fad_tf.emit.inline import Inliner
 from nested_fad_tf.emit.outlined import Outlines
 from nested_fad_tf.errors import FAILED, RewriteError
 from nested_fad_tf.graph import tracing
+from nested_fad_tf.graph.callers import size_in_call
 from nested_fad_tf.graph.nodes import Value
 from nested_fad_tf.graph.roles import Roles, find_roles
 from nested_fad_tf.graph.simplify import simplify
@@ -104,7 +105,8 @@ def _rewrite(
             _inliner.defer(graph)
             return _unchanged(graph, _PART, options)
         _inliner.inline(graph)
-    view = GraphView.from_func_graph(graph, options.nominal_size, compiled=compiled)
+    nominal = options.nominal_size or size_in_call(graph)
+    view = GraphView.from_func_graph(graph, nominal, compiled=compiled)
     roles = find_roles(view)
     if roles.seeds and tracing.is_gradient_of_loop(graph):
         return _unchanged(graph, _GRADIENT_OF_LOOP, options)

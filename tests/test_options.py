@@ -19,7 +19,7 @@ def test_defaults_are_those_of_the_documentation():
         "min_bytes": 65536,
         "on_error": "fallback",
         "verify": False,
-        "nominal_size": 32,
+        "nominal_size": None,
         "tradeoff": 1.0,
     }
 

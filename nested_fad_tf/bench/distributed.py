@@ -96,8 +96,7 @@ def run(strategy: str, mode: str, rewritten: bool, model: str) -> dict[str, Any]
         network.compile(_optimizer(keras, model), "mse", **together)
     train = _fit if mode == "fit" else _schedule if served else _loop
     batch = (_SERVED_BATCHES if served else _BATCHES)[model]
-    nominal = batch // 2 if strategy in _SYNCHRONIZED else batch
-    options = nfad.Options(on_error="raise", nominal_size=nominal) if rewritten else None
+    options = nfad.Options(on_error="raise") if rewritten else None
     losses, peak, reports = train(made, network, batch, options)
     return {
         "losses": losses,

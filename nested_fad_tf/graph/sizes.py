@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 Shape = tuple[int | None, ...]
 
+# What an unknown dimension counts as where nobody says better: Keras' own batch size.
+NOMINAL = 32
+
 
 def size_in_bytes(dtype: tf.DType, shape: Shape | None, nominal: int) -> int:
     """The bytes a tensor takes, unknown dimensions counted at a nominal size.

@@ -19,7 +19,7 @@ from nested_fad_tf.graph.constants import made_of_constants
 from nested_fad_tf.graph.devices import on_cpu
 from nested_fad_tf.graph.nodes import Node, Value, aliased_input
 from nested_fad_tf.graph.scratch import Scratch
-from nested_fad_tf.graph.sizes import Shape, output_in_bytes
+from nested_fad_tf.graph.sizes import NOMINAL, Shape, output_in_bytes
 from nested_fad_tf.ops import parts, views
 
 
@@ -89,18 +89,20 @@ class GraphView:
         self._live: list[bool] | None = None
 
     @classmethod
-    def from_func_graph(cls, graph: Any, nominal: int = 32, *, compiled: bool = False) -> GraphView:
+    def from_func_graph(
+        cls, graph: Any, nominal: int | None = None, *, compiled: bool = False
+    ) -> GraphView:
         """Reads a traced function graph.
 
         Args:
             graph: A `FuncGraph`, as `concrete_function.graph` gives it. It is only read.
-            nominal: What an unknown dimension is taken to be, in elements.
+            nominal: What an unknown dimension is taken to be, in elements; `NOMINAL` by default.
             compiled: Whether XLA compiles the whole function.
 
         Returns:
             The view.
         """
-        view = cls(graph.name, nominal, compiled=compiled)
+        view = cls(graph.name, nominal or NOMINAL, compiled=compiled)
         by_tensor: dict[int, Value] = {}
         by_name: dict[str, Node] = {}
 

@@ -139,12 +139,11 @@ def plan_outside(view: GraphView, options: Options) -> OutsidePlan:
         before = tuple(v for id, v in today.items() if id not in kept)
         residual = None
         if before:
-            residual = _residual(cone, free | kept.keys(), before, options, prices)
+            residual = _residual(view, cone, free | kept.keys(), before, options, prices)
         if readers := takers.get(cone.output.id):
             rest = free | (kept.keys() - {cone.output.id})
-            other = _residual(
-                cone, rest, (*before, cone.output), options, prices, readers, residual
-            )
+            extended = (*before, cone.output)
+            other = _residual(view, cone, rest, extended, options, prices, readers, residual)
             if other is not None:
                 residual = other
                 del kept[cone.output.id]
@@ -209,6 +208,7 @@ def _reads(view: GraphView, node: Node, free: set[int]) -> list[Value]:
 
 
 def _residual(
+    view: GraphView,
     cone: Cone,
     free: set[int],
     before: tuple[Value, ...],
@@ -228,7 +228,7 @@ def _residual(
         return None
     computed: dict[Expr, Value] = {Leaf(v): v for v in cone.inputs}
     computed |= {cone.exprs[n.outputs[0].id]: n.outputs[0] for n in cone.nodes}
-    pricing = _Pricing(cone, computed, free, options, prices)
+    pricing = _Pricing(cone, computed, free, options, prices, view.nominal)
     kept = pricing.cut((*derivatives, cone.expr) if readers else derivatives)
     sizes = tuple(map(pricing.bytes_of, kept))
     compilable = _compiles(cone, derivatives, options)
@@ -267,12 +267,13 @@ class _Pricing:
         free: set[int],
         options: Options,
         prices: Prices,
+        nominal: int,
     ) -> None:
         self._prices = prices
         self._computed = computed
         self._free = free
         self._dtype = cone.output.dtype
-        self._nominal = options.nominal_size
+        self._nominal = nominal
         self._new = _NEW[options.strategy]
         # "forward_ad" computes nothing again.
         self._tradeoff = {"auto": options.tradeoff, "recompute": 0.05}.get(options.strategy, 100.0)

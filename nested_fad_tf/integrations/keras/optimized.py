@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import inspect
 import sys
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
@@ -30,7 +29,7 @@ _PACKAGE, _NAME = "nested_fad_tf", "Optimized"
 _KEY = "nested_fad_tf"  # in a model's config
 _KERASES = ("keras", "tf_keras")
 # In a model's __dict__, past Keras, which tracks the attributes of models.
-_SESSION, _BATCH_SIZE = "_nested_fad_tf_session", "_nested_fad_tf_batch_size"
+_SESSION = "_nested_fad_tf_session"
 _EAGER = "run_eagerly=True: no function is traced, so there is nothing to rewrite"
 
 
@@ -53,9 +52,7 @@ def optimize(model: Any, options: Options | None = None) -> Any:
 
     Args:
         model: A `keras.Model` (Keras 3 with the TensorFlow backend, or tf_keras).
-        options: What the rewrites may do; `Options()` by default. Where Keras leaves the batch
-            dimension open, it is counted as the `batch_size` given to `fit`, or else as
-            `Options.nominal_size`.
+        options: What the rewrites may do; `Options()` by default.
 
     Returns:
         The same model.
@@ -99,8 +96,7 @@ def strip(model: Any) -> Any:
     """
     if isinstance(model, Optimized):
         model.__class__ = type(model)._original
-        for name in (_SESSION, _BATCH_SIZE):
-            model.__dict__.pop(name, None)
+        model.__dict__.pop(_SESSION, None)
         _forget_train_function(model)
     return model
 
@@ -146,14 +142,6 @@ class Optimized:
     train_function: Any
     run_eagerly: bool
 
-    def fit(self, *args: Any, **kwargs: Any) -> Any:
-        """As Keras' own. A batch size is what an unknown dimension of the step is counted as."""
-        fit = super().fit  # type: ignore[misc]
-        batch_size = inspect.signature(fit).bind(*args, **kwargs).arguments.get("batch_size")
-        if batch_size is not None:
-            self.__dict__[_BATCH_SIZE] = int(batch_size)
-        return fit(*args, **kwargs)
-
     def make_train_function(self, force: bool = False) -> Any:
         """As Keras' own, with the function rewritten when it is traced."""
         super().make_train_function(force=force)  # type: ignore[misc]
@@ -161,9 +149,7 @@ class Optimized:
         if function is not None and not isinstance(function, _Rewritten):
             session = session_of(self)
             assert session is not None
-            nominal = self.__dict__.get(_BATCH_SIZE, self._options.nominal_size)
-            options = self._options.replace(nominal_size=nominal)
-            self.train_function = _Rewritten(function, options, session)
+            self.train_function = _Rewritten(function, self._options, session)
             if self.run_eagerly:
                 strategy = self._options.strategy
                 session.reports.append(unchanged("train_function", _EAGER, strategy))

@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from nested_fad_tf.errors import SavedModelError
+from nested_fad_tf.graph.sizes import NOMINAL
 from nested_fad_tf.integrations.saved_model import files, unknown
 from nested_fad_tf.report import memory
 from nested_fad_tf.report.memory import Measurement
@@ -16,7 +17,7 @@ _SEED = (1, 2)
 
 
 def measure(
-    folder: pathlib.Path, signature: str, nominal_size: int = 32, runs: int = 5
+    folder: pathlib.Path, signature: str, nominal_size: int | None = None, runs: int = 5
 ) -> Measurement:
     """Runs a signature and its gradients, as one step.
 
@@ -27,7 +28,7 @@ def measure(
     Args:
         folder: The SavedModel.
         signature: The signature's name.
-        nominal_size: What unknown dimensions of its inputs are to be.
+        nominal_size: What unknown dimensions of its inputs are to be; `NOMINAL` by default.
         runs: How many calls are timed.
 
     Returns:
@@ -44,7 +45,7 @@ def measure(
         raise SavedModelError(f"unknown signature {signature!r} to measure; the model has: {has}")
     function = signatures[signature]
     specs = function.structured_input_signature[1]
-    inputs = {name: _made_up(spec, nominal_size) for name, spec in specs.items()}
+    inputs = {name: _made_up(spec, nominal_size or NOMINAL) for name, spec in specs.items()}
     step = tf.function(_step(function), autograph=False)
     try:
         return memory.measure(step, inputs, runs=runs)
