@@ -96,6 +96,9 @@ class _Grouping:
     def __init__(self, wiring: Wiring, roles: Roles, min_bytes: int) -> None:
         view = wiring.view
         self._cotangent = roles.cotangent
+        # XLA doesn't round half precision between the ops of a group, as separate ops do. And the
+        # last bits of singles show in the gradients of a double, as where Keras normalizes.
+        self._precise = max(4, min((seed.dtype.size for seed in roles.seeds), default=0))
         self._wiring = wiring
         self._order = wiring.order
         self._inputs, self._controls = wiring.inputs, wiring.controls
@@ -130,8 +133,7 @@ class _Grouping:
             return False
         if out.storage is not out:  # multiplies by one: it costs nothing, but would in a group
             return False
-        # XLA doesn't round half-precision results between the ops of a group, as separate ops do.
-        return not any(_is_half(v.dtype) for v in (*node.inputs, out))
+        return all(_is_precise(v.dtype, self._precise) for v in (*node.inputs, out))
 
     def find(self, choosy: bool) -> tuple[Group, ...]:
         depths = self._depths()
@@ -258,8 +260,9 @@ class _Grouping:
 
 
 @functools.cache
-def _is_half(dtype: tf.DType) -> bool:
-    return dtype in (tf.bfloat16, tf.half)
+def _is_precise(dtype: tf.DType, least: int) -> bool:
+    """Whether it hardly shows in a gradient that XLA rounds in its own way inside of groups."""
+    return not dtype.is_floating or dtype.size >= least
 
 
 def _kind(group: Group) -> object:

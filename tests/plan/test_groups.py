@@ -269,6 +269,32 @@ def test_stateful_ops_and_unknown_shapes():
     assert nodes(candidates.view, "RandomUniform")[0] not in group.nodes
 
 
+@pytest.mark.parametrize(
+    ("chain", "loss", "fused"),
+    [
+        (tf.float32, tf.float32, {tf.float32}),
+        (tf.float64, tf.float64, {tf.float64}),
+        (tf.bfloat16, tf.float32, {tf.float32}),
+        (tf.float32, tf.float64, {tf.float64}),
+        (tf.float64, tf.float32, {tf.float32, tf.float64}),
+    ],
+)
+def test_what_is_less_precise_than_the_loss_is_not_compiled(chain, loss, fused):
+    def step(x, w):
+        x, w = tf.cast(x, loss), tf.cast(w, loss)
+        with tf.GradientTape() as tape:
+            tape.watch(w)
+            y = mish(tf.cast(mish(tf.cast(mish(x @ w), chain)), loss))
+            loss_ = tf.reduce_sum(y @ w)
+        return tape.gradient(loss_, w)
+
+    candidates = candidates_of(step, SQUARE, SQUARE)
+    rewrite = grouped(candidates)
+    dtypes = {v.dtype for g in rewrite.groups for n in g.nodes for v in (*n.inputs, *n.outputs)}
+    assert dtypes - {tf.int32} == fused
+    check(candidates, rewrite)
+
+
 def test_a_product_with_one_stays_out():
     def step(x, w):
         h = x @ w
