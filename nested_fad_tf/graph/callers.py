@@ -7,7 +7,7 @@ through, which needs no change to Keras or TensorFlow and finds callers of any k
 not found, or wrong, makes plans that save less, never wrong ones.
 
 Private API of TensorFlow: the class of `tf.function`s, and `Dataset._inputs`; checked on 2.18 to
-2.21.
+2.21. Of Keras 3: the `epoch_iterator` of `fit`, and its data adapter; checked on 3.6 to 3.15.
 """
 
 from __future__ import annotations
@@ -70,13 +70,27 @@ def _arguments(frame: Any) -> Any:
 
 def _batch_size(fit: Mapping[str, Any]) -> int | None:
     """The batch size of one replica, from the variables of a running `fit`."""
-    data, size = fit["x"], fit["batch_size"]
-    if isinstance(data, tf.data.Dataset):
-        size = _size_of_batches(data)
-    if not isinstance(size, int | np.integer) or size < 1:
-        return None
     strategy = getattr(fit.get("self"), "distribute_strategy", None)
-    return max(1, int(size) // getattr(strategy, "num_replicas_in_sync", 1))
+    replicas = getattr(strategy, "num_replicas_in_sync", 1)
+    for size in _possible_sizes(fit):
+        if isinstance(size, int | np.integer) and size >= 1:
+            return max(1, int(size) // replicas)
+    return None
+
+
+def _possible_sizes(fit: Mapping[str, Any]) -> Iterator[Any]:
+    """What the size of a batch may be told by, the most reliable first; each may know nothing."""
+    data = fit["x"]
+    if isinstance(data, tf.data.Dataset):
+        yield _size_of_batches(data)
+    adapter = getattr(fit.get("epoch_iterator"), "data_adapter", None)  # Keras 3's
+    yield getattr(adapter, "batch_size", None)
+    # A generator's, which Keras has asked for their shapes. A `PyDataset` isn't asked once more:
+    # what it gives may cost much, or be drawn at random. By convention it tells.
+    for array in tf.nest.flatten(getattr(adapter, "_first_batches", ())):
+        yield next(iter(getattr(array, "shape", ())), None)
+    yield getattr(data, "batch_size", None)
+    yield fit["batch_size"]
 
 
 def _size_of_batches(dataset: Any) -> int:

@@ -77,6 +77,31 @@ def dataset(batch):
     return tf.data.Dataset.from_tensor_slices((X, Y)).batch(batch)
 
 
+def batches():
+    """What a user's own generator yields."""
+    for start in range(0, len(X), 300):
+        yield X[start : start + 300], Y[start : start + 300]
+
+
+class Batches(keras.utils.PyDataset):
+    """Counts how often it is asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = 0
+
+    def __len__(self):
+        return -(-len(X) // 300)
+
+    def __getitem__(self, index):
+        self.asked += 1
+        return X[index * 300 : (index + 1) * 300], Y[index * 300 : (index + 1) * 300]
+
+
+class BatchesThatTell(Batches):
+    batch_size = 300
+
+
 def fits():
     """Arguments of `fit`, and the batch size."""
     mapped = dataset(300).map(lambda x, y: (x + 1.0, y)).prefetch(1)
@@ -84,27 +109,40 @@ def fits():
         lambda: iter([(X, Y)]), output_signature=(ROWS, tf.TensorSpec([None, 1]))
     )
     return {
-        "arrays": ((X, Y, 300), 300),
-        "arrays, by name": ({"x": X, "y": Y, "batch_size": np.int64(300)}, 300),
-        "arrays, without a size": ((X, Y), 32),
-        "data set": ((dataset(300),), 300),
-        "data set, shuffled": ((dataset(300).shuffle(2).repeat(2),), 300),
-        "data set, mapped": ((mapped,), 300),
-        "data set of unknown batches": ((unknown,), 32),
+        "arrays": ({"x": X, "y": Y, "batch_size": np.int64(300)}, 300),
+        "arrays, without a size": ({"x": X, "y": Y}, 32),
+        "arrays, in so many steps": ({"x": X, "y": Y, "steps_per_epoch": 4}, -(-len(X) // 4)),
+        "data set": ({"x": dataset(300)}, 300),
+        "data set, shuffled": ({"x": dataset(300).shuffle(2).repeat(2)}, 300),
+        "data set, mapped": ({"x": mapped}, 300),
+        "data set of unknown batches": ({"x": unknown}, 32),
+        "generator": ({"x": batches()}, 300),
+        "PyDataset": ({"x": Batches()}, 32),
+        "PyDataset that tells": ({"x": BatchesThatTell()}, 300),
     }
+
+
+def fit(**arguments):
+    model = sequential()
+    model.compile("sgd", "mse")
+    model.fit(**arguments, verbose=0)
 
 
 @pytest.mark.parametrize("case", fits())
 def test_batch_size_of_fit(case):
     arguments, expected = fits()[case]
-    model = sequential()
-    model.compile("sgd", "mse")
     with nfad.rewriting(OPTIONS) as session:
-        if isinstance(arguments, dict):
-            model.fit(**arguments, verbose=0)
-        else:
-            model.fit(*arguments, verbose=0)
+        fit(**arguments)
     assert sizes(session.reports) == {expected}
+
+
+def test_data_are_not_asked_once_more():
+    plain, rewritten = Batches(), Batches()
+    fit(x=plain)
+    with nfad.rewriting(OPTIONS) as session:
+        fit(x=rewritten)
+    assert any(r.changed for r in session.reports)
+    assert rewritten.asked == plain.asked
 
 
 def test_batch_size_of_a_fit_inside_a_fit():
