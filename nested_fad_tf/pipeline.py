@@ -14,6 +14,7 @@ import tensorflow as tf
 from absl import logging
 
 from nested_fad_tf.emit import edit, residuals
+from nested_fad_tf.emit.hold_back import hold_back
 from nested_fad_tf.emit.inline import Inliner
 from nested_fad_tf.emit.outlined import Outlines
 from nested_fad_tf.errors import FAILED, RewriteError
@@ -129,6 +130,8 @@ def _rewrite(
     if apply and plan.rewrite:
         edit.redirect(simplified)
         tensor_of = edit.apply(graph, plan.after, compiled=options.fuse != "ops")
+        if not compiled:
+            hold_back(graph, view, roles, plan.rewrite)
         if applied is not None:
             applied(plan, tensor_of)
         _inliner.rewritten(graph)

@@ -12,8 +12,7 @@ from unittest import mock
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.eager import context
-from traced import numbers
+from traced import numbers, optimized_nodes
 
 import nested_fad_tf as nfad
 
@@ -33,16 +32,6 @@ def make_step(device):
             return loss, tape.gradient(loss, weights)
 
     return step
-
-
-def optimized_nodes(function, x):
-    """The nodes that really run, by name, after TensorFlow has optimized and divided the graph."""
-    context.context().enable_run_metadata()
-    function(x)
-    metadata = context.context().export_run_metadata()
-    context.context().disable_run_metadata()
-    graphs = [g for found in metadata.function_graphs for g in found.partition_graphs]
-    return {node.name: node for graph in graphs for node in graph.node}
 
 
 def result(options, spec=None, device=ACCELERATOR):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.eager import context
 
 from nested_fad_tf.graph.nodes import Node
 from nested_fad_tf.graph.roles import find_roles
@@ -60,6 +61,16 @@ def nodes(view: GraphView, op_type: str) -> list[Node]:
 
 def names(items: Iterable[Any]) -> list[str]:
     return [item.name for item in items]
+
+
+def optimized_nodes(function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+    """The nodes that really run, by name, after TensorFlow has optimized and divided the graph."""
+    context.context().enable_run_metadata()
+    function(*arguments)
+    metadata = context.context().export_run_metadata()
+    context.context().disable_run_metadata()
+    graphs = [g for found in metadata.function_graphs for g in found.partition_graphs]
+    return {node.name: node for graph in graphs for node in graph.node}
 
 
 def numbers(*shape: int, seed: int = 0, scale: float = 1.0) -> tf.Tensor:

@@ -111,7 +111,7 @@ def fits():
     return {
         "arrays": ({"x": X, "y": Y, "batch_size": np.int64(300)}, 300),
         "arrays, without a size": ({"x": X, "y": Y}, 32),
-        "arrays, in so many steps": ({"x": X, "y": Y, "steps_per_epoch": 4}, -(-len(X) // 4)),
+        "arrays, in so many steps": ({"x": X, "y": Y, "steps_per_epoch": 3}, -(-len(X) // 3)),
         "data set": ({"x": dataset(300)}, 300),
         "data set, shuffled": ({"x": dataset(300).shuffle(2).repeat(2)}, 300),
         "data set, mapped": ({"x": mapped}, 300),
