@@ -53,10 +53,11 @@ def test_recomputation_changes_nothing():
 
 
 def test_plans_predict_no_higher_peak():
-    options = [nfad.Options(strategy=s, fuse="ops") for s in ("auto", "recompute")]
-    counts = check_many(20, options, random_graphs.programs())
-    # Few: most of these programs hold their peak while nothing that could be dropped is alive.
-    assert counts["changed"] >= 0.1 * counts["all"], counts
+    # At the sizes of their calls, seven rows at times, fewer programs are worth a plan.
+    large = nfad.Options(fuse="ops", nominal_size=32)
+    options = [large.replace(strategy=s) for s in ("auto", "recompute")]
+    counts = check_many(12, options, random_graphs.programs())
+    assert counts["changed"] >= 0.2 * counts["all"], counts
 
 
 @pytest.mark.parametrize(
