@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -86,7 +87,7 @@ class _Edit:
                 self._made[node.id] = self._create(node)
 
     def _create(self, node: Node) -> tf.Operation:
-        with tf.control_dependencies([self._op(c) for c in self._wiring.controls[node.id]] or None):
+        with _after([self._op(c) for c in self._wiring.controls[node.id]]):
             return primitives.create(
                 self._graph,
                 node.op_type,
@@ -102,12 +103,8 @@ class _Edit:
         arguments = [self.tensor(v) for v in group.inputs]
         last = group.nodes[-1]
         name = last.name if last.id >= self._traced else f"nested_fad/{last.name}"
-        with (
-            tf.control_dependencies(waits or None),
-            tf.device(last.device or None),
-            tf.name_scope(f"{name}/fused"),
-        ):
-            outputs = self._fused.call(group, arguments)
+        with _after(waits), tf.name_scope(f"{name}/fused"):
+            outputs = self._fused.call(group, arguments, last.device)
         for value, tensor in zip(group.outputs, outputs, strict=True):
             self._tensors[value.id] = tensor
         for node in group.nodes:
@@ -150,3 +147,8 @@ class _Edit:
         if value.id in self._tensors:
             return self._tensors[value.id]
         return self._op(value.node).outputs[value.index]
+
+
+def _after(ops: Sequence[tf.Operation]) -> contextlib.AbstractContextManager[None]:
+    """A scope whose ops wait for others; entering one that doesn't takes time."""
+    return tf.control_dependencies(ops) if ops else contextlib.nullcontext()

@@ -47,21 +47,25 @@ class FusedOps:
         """How many functions were made."""
         return len(self._first_calls)
 
-    def call(self, group: Group, arguments: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    def call(
+        self, group: Group, arguments: Sequence[tf.Tensor], device: str = ""
+    ) -> list[tf.Tensor]:
         """Adds a call to the current graph.
 
         Args:
             group: The group.
             arguments: A tensor for each of its inputs.
+            device: Where it is to run, empty for anywhere.
 
         Returns:
             A tensor for each of its outputs.
         """
         key = self._key(group)
         if key in self._first_calls:
-            outputs = self._call_again(self._first_calls[key], group, arguments)
+            outputs = self._call_again(self._first_calls[key], group, arguments, device)
         else:
-            outputs = list(self._build(group)(*arguments))
+            with tf.device(device or None):
+                outputs = list(self._build(group)(*arguments))
             self._first_calls[key] = outputs[0].op
         for tensor, value in zip(outputs, group.outputs, strict=True):
             tensor.set_shape(value.shape)
@@ -71,13 +75,13 @@ class FusedOps:
         return outputs
 
     def _call_again(
-        self, first: tf.Operation, group: Group, arguments: Sequence[tf.Tensor]
+        self, first: tf.Operation, group: Group, arguments: Sequence[tf.Tensor], device: str
     ) -> list[tf.Tensor]:
         """Copies a call: its attributes name the function and how it is differentiated."""
         attrs = {k: a for k, a in first.node_def.attr.items() if k != "_class"}
         attrs[_UNSHAPED] = attr_value_pb2.AttrValue(b=True)
         dtypes = [v.dtype for v in group.outputs]
-        call = primitives.create(first.graph, first.type, arguments, dtypes, attrs)
+        call = primitives.create(first.graph, first.type, arguments, dtypes, attrs, device=device)
         primitives.clear_attribute(call, _UNSHAPED)
         return call.outputs
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.framework import tensor_pb2
 
 from nested_fad_tf.graph.constants import made_of_constants
 from nested_fad_tf.graph.devices import on_cpu
@@ -21,6 +22,9 @@ from nested_fad_tf.graph.nodes import Node, Value, aliased_input
 from nested_fad_tf.graph.scratch import Scratch
 from nested_fad_tf.graph.sizes import NOMINAL, Shape, output_in_bytes
 from nested_fad_tf.ops import parts, views
+
+# What takes as few bytes is a scalar or the like: graphs are full of the same few.
+_SMALL_PROTO = 64
 
 
 def in_order(operations: Sequence[tf.Operation]) -> list[tf.Operation]:
@@ -38,22 +42,19 @@ def in_order(operations: Sequence[tf.Operation]) -> list[tf.Operation]:
     done: set[tf.Operation] = set()
     ordered: list[tf.Operation] = []
     for start in operations:
-        stack = [start]
+        stack = [] if start in done else [start]
         while stack:
             op = stack[-1]
-            missing = [d for d in _dependences(op) if d not in done] if op not in done else []
+            missing = [t.op for t in op.inputs if t.op not in done]
+            missing += [other for other in op.control_inputs if other not in done]
             if missing:
-                stack.extend(missing)
+                stack += missing
                 continue
             stack.pop()
             if op not in done:
                 done.add(op)
                 ordered.append(op)
     return ordered
-
-
-def _dependences(op: tf.Operation) -> list[tf.Operation]:
-    return [*(tensor.op for tensor in op.inputs), *op.control_inputs]
 
 
 class GraphView:
@@ -305,7 +306,18 @@ def static_shape(tensor: tf.Tensor) -> Shape | None:
 
 def as_array(proto: Any) -> np.ndarray:
     """A constant's contents, whether its attribute is a proto or already an array."""
-    return proto if isinstance(proto, np.ndarray) else tf.make_ndarray(proto)
+    if isinstance(proto, np.ndarray):
+        return proto
+    if proto.ByteSize() > _SMALL_PROTO:
+        return tf.make_ndarray(proto)
+    return _decoded(proto.SerializeToString())
+
+
+@functools.lru_cache(maxsize=4096)
+def _decoded(proto: bytes) -> np.ndarray:
+    array = tf.make_ndarray(tensor_pb2.TensorProto.FromString(proto))
+    array.flags.writeable = False  # shared by all who ask
+    return array
 
 
 def is_stateful(op: tf.Operation) -> bool:

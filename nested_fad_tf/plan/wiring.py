@@ -51,6 +51,8 @@ class Wiring:
 
     def _sorted(self) -> list[Node]:
         """As traced, with added nodes moved up to where they are read."""
+        if not self.rewrite.redirects:
+            return [node for node in self.view.nodes if self.live[node.id]]
         state = bytearray(len(self.nodes))
         order: list[Node] = []
         for start in self.nodes:

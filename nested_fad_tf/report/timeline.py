@@ -99,8 +99,10 @@ def timeline_of(view: GraphView, roles: Roles, lifetimes: Lifetimes) -> Timeline
     starts, total = [], 0
     for step in lifetimes.steps:
         starts.append(total)
-        moved = sum(v.nbytes for v in step.inputs) + sum(v.nbytes for v in step.outputs)
-        total += max(_LEAST_MOVED, moved)
+        moved = 0
+        for value in (*step.inputs, *step.outputs):
+            moved += value.nbytes
+        total += moved if moved > _LEAST_MOVED else _LEAST_MOVED
     times = [start / total for start in starts]
     peak = lifetimes.timeline.index(lifetimes.peak_bytes) if lifetimes.timeline else 0
     return Timeline(
@@ -154,7 +156,8 @@ def _thinned(times: Sequence[float], sizes: Sequence[int]) -> tuple[tuple[float,
     last: dict[int, int] = {}
     for time, size in zip(times, sizes, strict=True):
         span = int(time * _POINTS)
-        highest[span] = max(size, highest.get(span, 0))
+        if size > highest.get(span, -1):
+            highest[span] = size
         last[span] = size
     points = []
     for span in highest:
