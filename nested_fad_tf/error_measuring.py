@@ -66,6 +66,23 @@ def measure_errors(fn: Callable[..., Any], *args: Any, options: Options, **kwarg
     # A tensor that is made and read inside of one compiled group could not be looked at.
     options = options.replace(fuse="ops", on_error="raise")
     python_function, args, kwargs = functions.traceable(fn, args, kwargs)
+    concrete, report, plan = _trace(python_function, args, kwargs, options)
+    if plan is None:
+        return report
+    return _with_errors(report, plan, _run(concrete, args, kwargs))
+
+
+def _trace(
+    python_function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    options: Options,
+) -> tuple[Any, Report, Plan | None]:
+    """Rewrites a step as it is traced, and lets it return the errors, too.
+
+    Returns:
+        The `ConcreteFunction`; what was done to it; the plan, if it changes anything.
+    """
     rewritten: dict[int, tuple[Report, Plan | None]] = {}  # by the id of the graph
 
     def with_errors(*args: Any, **kwargs: Any) -> Any:
@@ -89,10 +106,7 @@ def measure_errors(fn: Callable[..., Any], *args: Any, options: Options, **kwarg
 
     with tracing.observing(observe):
         concrete = tf.function(with_errors).get_concrete_function(*args, **kwargs)
-    report, plan = rewritten[id(concrete.graph)]
-    if plan is None:
-        return report
-    return _with_errors(report, plan, _run(concrete, args, kwargs))
+    return concrete, *rewritten[id(concrete.graph)]
 
 
 def _run(concrete: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[float]:

@@ -38,11 +38,20 @@ def hold_back(graph: Any, view: GraphView, roles: Roles, rewrite: Rewrite) -> No
     for node in view.nodes:
         alone = view.live[node.id] and node.id not in rewrite.group_of
         if alone and _is_product(node, roles):
-            late = [roles.of(value.node) is Role.COTANGENT for value in node.inputs]
-            if sorted(late) == [False, True]:
-                product, factor = (node.inputs[late.index(which)] for which in (True, False))
-                if factor.shape != product.shape and _reads_forward(view, roles, product):
-                    _keep_apart(graph, node, late.index(True))
+            index = _product_in(view, roles, node)
+            if index is not None:
+                _keep_apart(graph, node, index)
+
+
+def _product_in(view: GraphView, roles: Roles, node: Node) -> int | None:
+    """Which operand of a product is one that the other operand could be moved into."""
+    late = [i for i, value in enumerate(node.inputs) if roles.of(value.node) is Role.COTANGENT]
+    if len(late) != 1:
+        return None
+    (index,) = late
+    product, factor = node.inputs[index], node.inputs[1 - index]
+    moves = factor.shape != product.shape and _reads_forward(view, roles, product)
+    return index if moves else None
 
 
 def _is_product(node: Node, roles: Roles) -> bool:
@@ -54,8 +63,7 @@ def _reads_forward(view: GraphView, roles: Roles, value: Value) -> bool:
     pending = [value]
     while pending:
         node = pending.pop().node
-        readers = [r for r, _ in view.consumers[node.outputs[0].id] if view.live[r.id]]
-        if _is_product(node, roles) and len(readers) == 1:
+        if _is_product(node, roles) and len(view.live_readers(node.outputs[0])) == 1:
             for operand in node.inputs:
                 if roles.of(operand.node) is Role.COTANGENT:
                     pending.append(operand)

@@ -220,6 +220,17 @@ class GraphView:
                     self._consumers[value.id].append((node, index))
         return self._consumers
 
+    def live_readers(self, value: Value) -> list[Node]:
+        """The nodes that run and read a value, as often as they read it.
+
+        Args:
+            value: A value of the view.
+
+        Returns:
+            They, in order of creation.
+        """
+        return [reader for reader, _ in self.consumers[value.id] if self.live[reader.id]]
+
     def redirect(self, node: Node, index: int, value: Value) -> None:
         """Lets a node read something else; `share_storage` has to follow.
 

@@ -113,7 +113,7 @@ def find_cones(view: GraphView, active: list[bool], min_bytes: int) -> list[Cone
         if not view.live[node.id] or node.id in waited_for or not _may_belong(node):
             continue
         (value,) = node.outputs
-        readers = [r for r, _ in view.consumers[value.id] if view.live[r.id]]
+        readers = view.live_readers(value)
         roots = {root_of[r.id].id if r.id in root_of else -1 for r in readers}
         device = all(r.device == node.device for r in readers)
         if len(roots) == 1 and -1 not in roots and device and value.id not in outputs:
