@@ -11,12 +11,18 @@ from nested_fad_tf.ops import elementwise, views
 from nested_fad_tf.ops.reductions import REDUCTIONS
 
 if TYPE_CHECKING:
-    from nested_fad_tf.graph.nodes import Node
+    from collections.abc import Iterable
+
+    from nested_fad_tf.graph.nodes import Node, Value
 
 Shape = tuple[int | None, ...]
 
 # What an unknown dimension counts as where nobody says better: Keras' own batch size.
 NOMINAL = 32
+
+# As large as their first input; no larger than the largest.
+_AS_LARGE = views.ALIASES | views.REARRANGED | {"LogSoftmax", "Softmax"}
+_NO_LARGER = views.TAKEN | REDUCTIONS.keys() | {"Case", "If", "StatelessCase", "StatelessIf"}
 
 
 def size_in_bytes(dtype: tf.DType, shape: Shape | None, nominal: int) -> int:
@@ -46,9 +52,11 @@ def output_in_bytes(node: Node, dtype: tf.DType, shape: Shape | None, nominal: i
     """The bytes a node's output takes.
 
     Where the batch is unknown TensorFlow loses track of the other dimensions, too: the gradient of
-    a product sums over axes that are computed from shapes, and its result is `[?, ?]`. But a view
-    has as many elements as what it is a view of, and neither an element-wise op nor a reduction
-    has more than its largest input.
+    a product sums over axes that are computed from shapes, and its result is `[?, ?]`; images that
+    are cut into windows become `[?, ?, ?, ?, ?, ?]`, some GiB if all of them counted as unknown.
+    But what is only rearranged has as many elements as before, what is taken from something or
+    summed has no more than that, and neither an element-wise op nor a branch is taken to have more
+    than its largest input.
 
     Args:
         node: The node; its inputs are set.
@@ -62,30 +70,32 @@ def output_in_bytes(node: Node, dtype: tf.DType, shape: Shape | None, nominal: i
     nbytes = size_in_bytes(dtype, shape, nominal)
     if shape is not None and shape.count(None) < 2:
         return nbytes
-    if node.op_type in views.ALIASES:
-        return _elements(node, slice(1)) * _item_size(dtype)
-    if node.op_type in REDUCTIONS and shape is not None:
-        return min(nbytes, _elements(node, slice(1)) * _item_size(dtype))
-    if node.op_type in elementwise.TABLE and not _spreads(node, shape):
-        return _elements(node, slice(None)) * _item_size(dtype)
+    if node.op_type in _AS_LARGE:
+        return _elements(node.inputs[:1]) * _item_size(dtype)
+    if node.op_type in elementwise.TABLE:
+        whole = [v for v in node.inputs if _is_whole(v, shape)]
+        return _elements(whole) * _item_size(dtype) if whole else nbytes
+    if node.op_type in _NO_LARGER and shape is not None:
+        return min(nbytes, _elements(node.inputs) * _item_size(dtype))
     return nbytes
 
 
-def _elements(node: Node, inputs: slice) -> int:
-    return max((v.nbytes // (_item_size(v.dtype) or 1) for v in node.inputs[inputs]), default=0)
+def _elements(values: Iterable[Value]) -> int:
+    return max((v.nbytes // (_item_size(v.dtype) or 1) for v in values), default=0)
 
 
-def _spreads(node: Node, shape: Shape | None) -> bool:
-    """Whether an input is known to be broadcast along a dimension that is unknown."""
-    if shape is None:
+def _is_whole(value: Value, shape: Shape | None) -> bool:
+    """Whether an operand may be as large as the result: it isn't known to be broadcast.
+
+    Only unknown dimensions are looked at. Of the others the result's are known.
+    """
+    if shape is None or value.shape is None:
+        return True
+    missing = len(shape) - len(value.shape)
+    if None in shape[:missing]:
         return False
-    return any(
-        v.shape is not None
-        and any(
-            one == 1 and dim is None
-            for one, dim in zip(reversed(v.shape), reversed(shape), strict=False)
-        )
-        for v in node.inputs
+    return not any(
+        one == 1 and dim is None for one, dim in zip(value.shape, shape[missing:], strict=True)
     )
 
 

@@ -105,6 +105,22 @@ LAYOUT: Final[dict[str, Cost]] = {
     "Unpack": Cost.CHEAP,
 }
 
+# The elements of the first input, all of them, in another order; and some of them.
+REARRANGED: Final[frozenset[str]] = frozenset(
+    {
+        "ConjugateTranspose",
+        "DepthToSpace",
+        "Reverse",
+        "ReverseSequence",
+        "ReverseV2",
+        "Roll",
+        "Snapshot",
+        "SpaceToDepth",
+        "Transpose",
+    }
+)
+TAKEN: Final[frozenset[str]] = frozenset({"Slice", "Split", "SplitV", "StridedSlice", "Unpack"})
+
 # They read the shape of their (first) input and not one of its elements.
 SHAPE_ONLY: Final[frozenset[str]] = frozenset(
     {"OnesLike", "Rank", "Shape", "ShapeN", "Size", "ZerosLike"}

@@ -275,3 +275,49 @@ def test_sizes_of_what_is_spread_along_an_unknown_dimension():
     view = GraphView.from_func_graph(tf.function(step).get_concrete_function(*specs).graph, 100)
     sizes = {v.node.op_type: v.nbytes for v in view.values}
     assert sizes["Mul"] == sizes["AddV2"] == 100 * 100 * 4
+
+
+def windows(images):
+    """Cuts images into windows whose number is computed, and puts them together again."""
+    batch, height, width = (tf.shape(images)[i] for i in range(3))
+    cut = tf.reshape(images, [batch, height // 4, 4, width // 4, 4, 16])
+    return tf.reshape(tf.transpose(cut, [0, 1, 3, 2, 4, 5]), [-1, 4 * 4, 16])
+
+
+def test_what_is_rearranged_is_as_large_as_before():
+    view = view_of(windows, tf.TensorSpec([None, None, None, 16]), nominal=8)
+    (moved,) = node(view, "Transpose").outputs
+    assert moved.shape is not None and moved.shape.count(None) == 3
+    assert moved.nbytes == 8 * 8 * 8 * 16 * 4
+
+
+@pytest.mark.parametrize(
+    ("taken", "op_type"),
+    [
+        (lambda x: x[: tf.shape(x)[0] // 2, 1:], "StridedSlice"),
+        (lambda x: tf.slice(x, [0, 1], [-1, -1]), "Slice"),
+        (lambda x: tf.split(x, 2), "Split"),
+        (lambda x: tf.cond(x[0, 0] > 0, lambda: x[1:], lambda: x[:, 1:]), "StatelessIf"),
+    ],
+)
+def test_what_is_taken_of_something_is_no_larger(taken, op_type):
+    def step(x, shape):
+        return taken(tf.reshape(x, shape))
+
+    view = view_of(step, tf.TensorSpec([None, 3]), tf.TensorSpec([2], tf.int32), nominal=100)
+    values = [v for n in nodes(view, op_type) for v in n.outputs if v.shape == (None, None)]
+    assert {v.nbytes for v in values} == {100 * 3 * 4}  # and not 100 * 100 * 4
+
+
+def test_sizes_of_what_is_added_to_something_whole():
+    """The scores of windows and a mask for each of them: as large as the scores."""
+
+    def step(x, mask):
+        scores = tf.reshape(x, [-1, tf.shape(mask)[0], 2, tf.shape(x)[1], tf.shape(x)[1]])
+        return tf.nn.softmax(scores + mask[:, None]), mask[:, None, 0] + mask[0, 0]
+
+    specs = tf.TensorSpec([None, None, 2]), tf.TensorSpec([None, None, None])
+    view = view_of(step, *specs, nominal=10)
+    masked, spread = (n.outputs[0].nbytes for n in nodes(view, "AddV2"))
+    assert masked == node(view, "Softmax").outputs[0].nbytes == 10 * 10 * 2 * 4
+    assert spread == 10 * 10 * 4
