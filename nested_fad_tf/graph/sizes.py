@@ -91,12 +91,10 @@ def _is_whole(value: Value, shape: Shape | None) -> bool:
     """
     if shape is None or value.shape is None:
         return True
-    missing = len(shape) - len(value.shape)
-    if None in shape[:missing]:
+    if None in shape[: max(0, len(shape) - len(value.shape))]:
         return False
-    return not any(
-        one == 1 and dim is None for one, dim in zip(value.shape, shape[missing:], strict=True)
-    )
+    dims = zip(reversed(value.shape), reversed(shape), strict=False)
+    return not any(own == 1 and dim is None for own, dim in dims)
 
 
 @functools.cache

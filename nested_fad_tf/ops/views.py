@@ -105,7 +105,7 @@ LAYOUT: Final[dict[str, Cost]] = {
     "Unpack": Cost.CHEAP,
 }
 
-# The elements of the first input, all of them, in another order; and some of them.
+# Of these, those that give all elements of their first input, and those that give some of an input.
 REARRANGED: Final[frozenset[str]] = frozenset(
     {
         "ConjugateTranspose",
