@@ -138,8 +138,7 @@ def _derivatives(
                 row[entering] = add(row[entering], term) if entering in row else term
         out = node.outputs[0]
         rows[out.id] = row
-        readers = [r for r, _ in candidates.view.consumers[out.id]]
-        outside = [r for r in readers if r.id not in members and candidates.view.live[r.id]]
+        outside = [r for r in candidates.view.live_readers(out) if r.id not in members]
         if outside and out.id not in returned:
             found[out] = {u: d for u, d in row.items() if not is_const(d, 0)}
     return found

@@ -41,9 +41,9 @@ def find_factors(candidates: Candidates) -> list[bool]:
             continue
         if cotangent[node.id] or node.stateful:
             continue
-        readers = [r for out in node.outputs for r, _ in view.consumers[out.id]]
+        readers = [r for out in node.outputs for r in view.live_readers(out)]
         factors[node.id] = all(v.storage.id not in returned for v in node.outputs) and all(
-            cotangent[r.id] or factors[r.id] for r in readers if view.live[r.id]
+            cotangent[r.id] or factors[r.id] for r in readers
         )
     return factors
 

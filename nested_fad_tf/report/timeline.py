@@ -99,10 +99,8 @@ def timeline_of(view: GraphView, roles: Roles, lifetimes: Lifetimes) -> Timeline
     starts, total = [], 0
     for step in lifetimes.steps:
         starts.append(total)
-        moved = 0
-        for value in (*step.inputs, *step.outputs):
-            moved += value.nbytes
-        total += moved if moved > _LEAST_MOVED else _LEAST_MOVED
+        moved = sum([value.nbytes for value in (*step.inputs, *step.outputs)])
+        total += max(_LEAST_MOVED, moved)
     times = [start / total for start in starts]
     peak = lifetimes.timeline.index(lifetimes.peak_bytes) if lifetimes.timeline else 0
     return Timeline(

@@ -1,4 +1,4 @@
-"""Every architecture that transformers has for TensorFlow: same losses, same gradients, less kept.
+"""Nearly every architecture of transformers for TensorFlow: same losses and gradients, less kept.
 
 Small ones with random weights, one step in training mode with whatever dropout they have. Their
 graphs differ in what BERT, GPT-2 and ViT don't have: relative positions, gathers by computed
