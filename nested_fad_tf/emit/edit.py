@@ -53,7 +53,7 @@ class _Edit:
         self._steps = simulated.steps
         self._wiring = simulated.wiring
         self._traced = len(self._wiring.view.nodes)
-        self._fused = FusedOps(self._wiring.inputs, compiled)
+        self._fused = FusedOps(self._wiring, compiled)
         self._made: dict[int, tf.Operation] = {}  # node id -> op that runs it now
         self._tensors: dict[int, tf.Tensor] = {}  # value id -> output of a group or barrier
 

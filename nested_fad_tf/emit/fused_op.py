@@ -7,15 +7,16 @@ differentiates the body.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2
 
-from nested_fad_tf.emit import attributes, function, primitives
-from nested_fad_tf.graph.nodes import Node, Value
+from nested_fad_tf.emit import body, function, primitives
+from nested_fad_tf.emit.body import Step
 from nested_fad_tf.plan.rewrite import Group
+from nested_fad_tf.plan.wiring import Wiring
 
 # Attribute of a call: the names of the ops that were fused, in the order of the function's body.
 # Equal groups share a function, so its own names tell nothing of layers.
@@ -25,20 +26,17 @@ ORIGINS = "_nested_fad_origins"
 # They are known, and every time it copies all that it knows of constants in the graph.
 _UNSHAPED = "_disable_call_shape_inference"
 
-# Reads of a node's inputs, redirections applied.
-Inputs = Sequence[Sequence[Value]]
-
 
 class FusedOps:
     """Makes functions for groups, one for each distinct structure.
 
     Args:
-        inputs: For each node id what it reads.
+        wiring: The graph that the groups belong to.
         compiled: Whether XLA compiles the functions.
     """
 
-    def __init__(self, inputs: Inputs, compiled: bool) -> None:
-        self._inputs = inputs
+    def __init__(self, wiring: Wiring, compiled: bool) -> None:
+        self._wiring = wiring
         self._compiled = compiled
         self._first_calls: dict[Any, tf.Operation] = {}
 
@@ -60,16 +58,17 @@ class FusedOps:
         Returns:
             A tensor for each of its outputs.
         """
-        key = self._key(group)
+        steps = body.steps(group, self._wiring)
+        key = _key(group, steps)
         if key in self._first_calls:
             outputs = self._call_again(self._first_calls[key], group, arguments, device)
         else:
             with tf.device(device or None):
-                outputs = list(self._build(group)(*arguments))
+                outputs = list(self._build(group, steps)(*arguments))
             self._first_calls[key] = outputs[0].op
         for tensor, value in zip(outputs, group.outputs, strict=True):
             tensor.set_shape(value.shape)
-        names = [node.name.encode() for node in (*group.embedded, *group.nodes)]
+        names = [step.name.encode() for step in steps]
         origins = attr_value_pb2.AttrValue.ListValue(s=names)
         primitives.set_attribute(outputs[0].op, ORIGINS, attr_value_pb2.AttrValue(list=origins))
         return outputs
@@ -85,41 +84,37 @@ class FusedOps:
         primitives.clear_attribute(call, _UNSHAPED)
         return call.outputs
 
-    def _key(self, group: Group) -> Any:
-        """A hashable description of the group's structure: equal keys, equal functions."""
-        place = {v.id: ("in", i) for i, v in enumerate(group.inputs)}
-        lines: list[Any] = []
-        for node in (*group.embedded, *group.nodes):
-            reads = tuple(place[v.id] for v in self._inputs[node.id])
-            attrs = tuple(sorted((k, a.SerializeToString()) for k, a in _attrs(node).items()))
-            place[node.outputs[0].id] = ("node", len(lines))
-            lines.append((node.op_type, reads, attrs))
-        arguments = tuple((v.dtype, v.shape) for v in group.inputs)
-        return arguments, tuple(lines), tuple(place[v.id] for v in group.outputs)
-
-    def _build(self, group: Group) -> Any:
-        def body(arguments: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    def _build(self, group: Group, steps: Sequence[Step]) -> Any:
+        def add_ops(arguments: Sequence[tf.Tensor]) -> list[tf.Tensor]:
             graph: Any = tf.compat.v1.get_default_graph()
             made = {v.id: t for v, t in zip(group.inputs, arguments, strict=True)}
-            for node in (*group.embedded, *group.nodes):
+            for step in steps:
                 op = primitives.create(
                     graph,
-                    node.op_type,
-                    [made[v.id] for v in self._inputs[node.id]],
-                    [v.dtype for v in node.outputs],
-                    _attrs(node),
-                    name=node.name.rpartition("/")[2],
+                    step.op_type,
+                    [made[read] for read in step.reads],
+                    [step.dtype],
+                    step.attrs,
+                    name=step.name.rpartition("/")[2],
                 )
-                made[node.outputs[0].id] = op.outputs[0]
+                made[step.result] = op.outputs[0]
             return [made[v.id] for v in group.outputs]
 
         specs = [tf.TensorSpec(v.shape, v.dtype) for v in group.inputs]
-        return function.build(_function_name(group), specs, body, compiled=self._compiled)
+        return function.build(_function_name(group), specs, add_ops, compiled=self._compiled)
 
 
-def _attrs(node: Node) -> Mapping[str, attr_value_pb2.AttrValue]:
-    """Attributes that belong to the op; colocation and the like don't survive the move."""
-    return {k: a for k, a in attributes.of(node).items() if not k.startswith("_")}
+def _key(group: Group, steps: Sequence[Step]) -> Any:
+    """A hashable description of the group's structure: equal keys, equal functions."""
+    place = {v.id: ("in", i) for i, v in enumerate(group.inputs)}
+    lines: list[Any] = []
+    for step in steps:
+        reads = tuple(place[read] for read in step.reads)
+        attrs = tuple(sorted((k, a.SerializeToString()) for k, a in step.attrs.items()))
+        place[step.result] = ("step", len(lines))
+        lines.append((step.op_type, reads, attrs))
+    arguments = tuple((v.dtype, v.shape) for v in group.inputs)
+    return arguments, tuple(lines), tuple(place[v.id] for v in group.outputs)
 
 
 def _function_name(group: Group) -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
-COMPILED: Final[frozenset[str]] = frozenset(
+# Compiled, they give the bits that TensorFlow's kernels give.
+EXACT: Final[frozenset[str]] = frozenset(
     {
         "Abs",
         "Add",
@@ -18,25 +19,15 @@ COMPILED: Final[frozenset[str]] = frozenset(
         "BiasAdd",
         "Cast",
         "ClipByValue",
-        "Cos",
-        "Cosh",
         "DivNoNan",
-        "Elu",
         "EluGrad",
         "Equal",
-        "Erf",
-        "Erfc",
-        "Exp",
-        "Expm1",
         "Greater",
         "GreaterEqual",
-        "Inv",
         "LeakyRelu",
         "LeakyReluGrad",
         "Less",
         "LessEqual",
-        "Log",
-        "Log1p",
         "LogicalAnd",
         "LogicalNot",
         "LogicalOr",
@@ -46,35 +37,59 @@ COMPILED: Final[frozenset[str]] = frozenset(
         "MulNoNan",
         "Neg",
         "NotEqual",
-        "Pow",
         "RealDiv",
-        "Reciprocal",
         "ReciprocalGrad",
         "Relu",
         "Relu6",
         "Relu6Grad",
         "ReluGrad",
+        "SelectV2",
+        "SeluGrad",
+        "Sign",
+        "Softsign",
+        "SoftsignGrad",
+        "Sqrt",
+        "Square",
+        "SquaredDifference",
+        "Sub",
+        "Xdivy",
+    }
+)
+
+# Approximated, by one polynomial in XLA and by another in TensorFlow's kernels.
+APPROXIMATE: Final[frozenset[str]] = frozenset(
+    {
+        "Cos",
+        "Cosh",
+        "Elu",
+        "Erf",
+        "Erfc",
+        "Exp",
+        "Expm1",
+        "Inv",
+        "Log",
+        "Log1p",
+        "Pow",
+        "Reciprocal",
         "Rsqrt",
         "RsqrtGrad",
-        "SelectV2",
         "Selu",
-        "SeluGrad",
         "Sigmoid",
         "SigmoidGrad",
-        "Sign",
         "Sin",
         "Sinh",
         "Softplus",
         "SoftplusGrad",
-        "Softsign",
-        "SoftsignGrad",
-        "Sqrt",
         "SqrtGrad",
-        "Square",
-        "SquaredDifference",
-        "Sub",
         "Tanh",
         "TanhGrad",
-        "Xdivy",
     }
+)
+
+COMPILED: Final[frozenset[str]] = EXACT | APPROXIMATE
+
+# Those of the exact ones that end in a multiplication: a compiler contracts it with a sum that
+# follows. A division by a constant becomes one, and a negation is a part of one.
+MULTIPLYING: Final[frozenset[str]] = frozenset(
+    {"Mul", "Neg", "RealDiv", "ReciprocalGrad", "SeluGrad", "Square", "SquaredDifference"}
 )

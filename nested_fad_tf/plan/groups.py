@@ -178,7 +178,7 @@ class _Grouping:
         into the backward pass would keep what they read.
         """
         for node in reversed(self._order):
-            if not (self._fusible[node.id] and self._late[node.id]):
+            if not self._fusible[node.id] or not (self._late[node.id] or self._is_small(node)):
                 continue
             kind = self._kinds[node.id]
             readers = self._readers.get(node.outputs[0].id, [])
@@ -187,6 +187,11 @@ class _Grouping:
             lowest = min(bounds, default=depths[node.id])
             if any(self._kinds[r.id] == kind and depths[r.id] == lowest for r in readers):
                 depths[node.id] = max(depths[node.id], lowest)
+
+    def _is_small(self, node: Node) -> bool:
+        """Whether what a node reads takes no more memory than what it computes."""
+        large = (v.nbytes for v in set(self._inputs[node.id]) if v.nbytes >= self._min_bytes)
+        return sum(large) <= node.outputs[0].nbytes
 
     def _find_late(self) -> list[bool]:
         """Per node id, whether it can only run in the backward pass."""

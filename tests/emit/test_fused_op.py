@@ -26,7 +26,7 @@ def groups_of(step, *specs) -> tuple[GraphView, tuple[Group, ...]]:
 
 
 def fused(view: GraphView, compiled: bool = False) -> FusedOps:
-    return FusedOps([n.inputs for n in view.nodes], compiled)
+    return FusedOps(Wiring(view, Rewrite()), compiled)
 
 
 def call_all(step, *specs) -> tuple[FusedOps, int]:

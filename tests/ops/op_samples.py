@@ -44,6 +44,7 @@ POSITIVE, UNIT, COUNT = (0.1, 4.0), (0.02, 0.98), (1, 2, 3)
 DOMAINS: Mapping[str, Sequence[Sequence[float]]] = {
     "Acosh": [(1.05, 5.0)],
     "Betainc": [POSITIVE, POSITIVE, UNIT],
+    "ClipByValue": [(-3.0, 3.0), (-2.0, -1.0), (1.0, 2.0)],
     "FakeQuantWithMinMaxVars": [(-8.0, 8.0), (-6.0, -1.0), (1.0, 6.0)],
     "Igamma": [POSITIVE, POSITIVE],
     "IgammaGradA": [POSITIVE, POSITIVE],

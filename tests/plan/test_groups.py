@@ -241,6 +241,25 @@ def test_forward_ops_are_not_sunk_into_the_backward_pass():
     assert ["Mul", "Sin"] in kinds(rewrite)
 
 
+@pytest.mark.parametrize(
+    ("shortcut", "fused"),
+    [
+        (lambda h: tf.sin(h), [["Sin", "Exp", "AddV2"]]),
+        # Later it would need two tensors in place of the one that it computes.
+        (lambda h: tf.sin(h) * tf.transpose(h), [["Sin", "Mul"], ["Exp", "AddV2"]]),
+    ],
+)
+def test_forward_ops_are_sunk_if_what_they_read_takes_no_more(shortcut, fused):
+    def step(x, w):
+        h = x @ w
+        return (shortcut(h) + tf.exp(tf.tanh(h) @ w)) @ w
+
+    candidates = candidates_of(step, SQUARE, SQUARE)
+    rewrite = grouped(candidates)
+    check(candidates, rewrite)
+    assert kinds(rewrite) == fused
+
+
 def test_backward_ops_are_sunk_to_what_they_are_combined_with():
     candidates = candidates_of(branching_step, SQUARE, SQUARE, fused=True)
     options = nfad.Options(fuse="xla", min_bytes=1024)
