@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2
@@ -111,11 +111,11 @@ class _Body:
 
     def _is_reordered(self, node: Node) -> bool:
         """Whether TensorFlow's optimizer may put a sum in order; for a copy, its original."""
-        traced = node.origin or node
+        traced = _traced(node)
         result = node.outputs[0]
         return (
             node.op_type in _REORDERED
-            and traced.op_type in _REORDERED
+            and traced is not None
             and not traced.controls
             and result.dtype.is_floating
             and result.shape is not None
@@ -123,15 +123,19 @@ class _Body:
 
     def _is_read_once(self, value: Value) -> bool:
         """Whether one op reads a value in the graph as it was traced; for a copy, its original."""
-        traced = value.node.origin or value.node
+        traced = _traced(value.node)
+        if traced is None:
+            return False
         readers = self._wiring.view.live_readers(traced.outputs[value.index])
         if value.static:  # a constant takes the place of its shape
             readers = [r for r in readers if r.op_type not in views.SHAPE_ONLY]
         return len(readers) == 1
 
     def _sum(self, node: Node) -> None:
-        terms = list(self._terms(node))
-        products = [v.id for v in terms if v.id in self._products]
+        terms = self._terms(node)
+        # A bias may be added along another axis than the last.
+        whole = terms[:1] if node.op_type == "BiasAdd" else terms
+        products = [v.id for v in whole if v.id in self._products]
         result = node.outputs[0].id
         total = next(self._between) if products else result
         if len(terms) > 2 and self._is_reordered(node):
@@ -145,13 +149,17 @@ class _Body:
             self._help(node, "SelectV2", [is_nan, product, total], apart)
             total = apart
 
-    def _terms(self, node: Node) -> Iterator[Value]:
-        """What a sum adds, and what those of its terms add that are sums themselves."""
-        for value in self._wiring.inputs[node.id]:
+    def _terms(self, node: Node) -> list[Value]:
+        """What a sum adds, and in place of terms that are absorbed what they add."""
+        terms = []
+        stack = list(reversed(self._wiring.inputs[node.id]))
+        while stack:
+            value = stack.pop()
             if value.node.id in self._absorbed:
-                yield from self._terms(value.node)
+                stack.extend(reversed(self._wiring.inputs[value.node.id]))
             else:
-                yield value
+                terms.append(value)
+        return terms
 
     def _add_by_shape(self, node: Node, terms: Sequence[Value], total: Key) -> None:
         """Adds terms of one shape in the order of their names, then the sums, smallest first."""
@@ -208,6 +216,12 @@ class _Body:
 
 def _signature(value: Value) -> tuple[int, ...]:
     return tuple(-1 if dim is None else dim for dim in value.shape or ())
+
+
+def _traced(node: Node) -> Node | None:
+    """The op of the graph as it was traced that a node is, or is a copy of."""
+    source = node.origin or node
+    return source if source.op is not None and source.op_type == node.op_type else None
 
 
 def _traced_name(value: Value) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -79,6 +81,14 @@ def test_sums_are_those_of_the_graph_as_tensorflow_optimizes_it(name, dynamic):
     assert_same_bits(step, *shapes, dynamic=dynamic)
 
 
+def test_a_bias_may_be_a_product_of_another_axis():
+    def step(x):
+        bias = tf.constant([0.1] * 8) * tf.constant(3.0)
+        return tf.nn.bias_add(x * x, bias, "NCHW") * x
+
+    assert_same_bits(step, (16, 8, 4, 6), dynamic=False)
+
+
 def test_rows_are_added_before_what_they_are_broadcast_to():
     step, shapes = SUMS["two rows"]
     assert kinds(step, *shapes)[:5] == ["Mul", "Mul", "AddN", "AddN", "AddV2"]
@@ -87,6 +97,15 @@ def test_rows_are_added_before_what_they_are_broadcast_to():
 def test_a_sum_that_others_read_too_stays_one():
     step, shapes = SUMS["read twice"]
     assert kinds(step, *shapes) == ["AddV2", "AddV2", "Mul"]
+
+
+def test_a_sum_may_have_more_terms_than_calls_may_be_nested():
+    def step(x):
+        return functools.reduce(tf.add, [x * i for i in range(2, 1300)])
+
+    made = kinds(step, (16, 16))
+    assert made.count("AddN") == 1
+    assert made.count("IsNan") == made.count("Mul") == 1298
 
 
 def test_groups_with_approximations_are_written_as_they_are():
