@@ -140,6 +140,8 @@ class _Body:
         total = next(self._between) if products else result
         if len(terms) > 2 and self._is_reordered(node):
             self._add_by_shape(node, terms, total)
+        elif node.op_type == "AddN":
+            self._add_at_once(node, terms, total)
         else:
             self._copy(node, [v.id for v in terms], total)
         for product in products:
@@ -171,20 +173,35 @@ class _Body:
                 leaves.append(same[0].id)
                 continue
             leaves.append(total if len(alike) == 1 else next(self._between))
-            self._help(node, "AddN", self._as_added(same), leaves[-1])
-        partial, *rest = leaves
+            self._add_at_once(node, same, leaves[-1])
+        self._add_up(node, leaves, total)
+
+    def _add_at_once(self, node: Node, terms: Sequence[Value], total: Key) -> None:
+        """Adds as the kernel of AddN does.
+
+        It begins with the first term whose buffer it can take for the sum, and from the tenth on it
+        adds sums of eight.
+        """
+        ordered = list(terms)
+        for i, value in enumerate(ordered):
+            if value.node.inputs and not value.node.stateful and self._is_read_once(value):
+                ordered[0], ordered[i] = value, ordered[0]
+                break
+        keys = [v.id for v in ordered]
+        first = (len(keys) - 2) % 8 + 2
+        batches = [keys[:first], *(keys[i : i + 8] for i in range(first, len(keys), 8))]
+        sums = [total] if len(batches) == 1 else [next(self._between) for _ in batches]
+        for batch, made in zip(batches, sums, strict=True):
+            self._help(node, "AddN", batch, made)
+        self._add_up(node, sums, total)
+
+    def _add_up(self, node: Node, sums: Sequence[Key], total: Key) -> None:
+        """Adds one by one; a single sum is the total already."""
+        partial, *rest = sums
         for i, other in enumerate(rest, start=1):
             made = total if i == len(rest) else next(self._between)
             self._help(node, "AddV2", [partial, other], made)
             partial = made
-
-    def _as_added(self, terms: list[Value]) -> list[Key]:
-        """AddN begins with the first term whose buffer it can take for the sum."""
-        for i, value in enumerate(terms):
-            if value.node.inputs and not value.node.stateful and self._is_read_once(value):
-                terms[0], terms[i] = value, terms[0]
-                break
-        return [v.id for v in terms]
 
     def _copy(self, node: Node, reads: Sequence[Key], result: Key) -> None:
         """Adds the op of a node itself."""

@@ -81,6 +81,14 @@ def test_sums_are_those_of_the_graph_as_tensorflow_optimizes_it(name, dynamic):
     assert_same_bits(step, *shapes, dynamic=dynamic)
 
 
+@pytest.mark.parametrize("count", [9, 10, 12, 17, 18])
+def test_many_terms_are_added_in_batches_as_by_the_kernel(count):
+    def step(x):
+        return tf.add_n([tf.abs(x * (i / 7 + 0.3)) for i in range(count)])
+
+    assert_same_bits(step, WIDE, dynamic=False)
+
+
 def test_a_bias_may_be_a_product_of_another_axis():
     def step(x):
         bias = tf.constant([0.1] * 8) * tf.constant(3.0)
@@ -104,7 +112,7 @@ def test_a_sum_may_have_more_terms_than_calls_may_be_nested():
         return functools.reduce(tf.add, [x * i for i in range(2, 1300)])
 
     made = kinds(step, (16, 16))
-    assert made.count("AddN") == 1
+    assert made.count("AddN") == 1 + 1296 // 8
     assert made.count("IsNan") == made.count("Mul") == 1298
 
 
