@@ -140,7 +140,7 @@ class _Body:
         total = next(self._between) if products else result
         if len(terms) > 2 and self._is_reordered(node):
             self._add_by_shape(node, terms, total)
-        elif node.op_type == "AddN":
+        elif len(terms) > 2 and node.op_type == "AddN":
             self._add_at_once(node, terms, total)
         else:
             self._copy(node, [v.id for v in terms], total)
