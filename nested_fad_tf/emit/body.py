@@ -135,7 +135,7 @@ class _Body:
         terms = self._terms(node)
         # A bias may be added along another axis than the last.
         whole = terms[:1] if node.op_type == "BiasAdd" else terms
-        products = [v.id for v in whole if v.id in self._products]
+        products = list(dict.fromkeys(v.id for v in whole if v.id in self._products))
         result = node.outputs[0].id
         total = next(self._between) if products else result
         if len(terms) > 2 and self._is_reordered(node):

@@ -14,7 +14,6 @@ import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2
 
 from nested_fad_tf.emit import body, function, primitives
-from nested_fad_tf.emit.body import Step
 from nested_fad_tf.plan.rewrite import Group
 from nested_fad_tf.plan.wiring import Wiring
 
@@ -84,7 +83,7 @@ class FusedOps:
         primitives.clear_attribute(call, _UNSHAPED)
         return call.outputs
 
-    def _build(self, group: Group, steps: Sequence[Step]) -> Any:
+    def _build(self, group: Group, steps: Sequence[body.Step]) -> Any:
         def add_ops(arguments: Sequence[tf.Tensor]) -> list[tf.Tensor]:
             graph: Any = tf.compat.v1.get_default_graph()
             made = {v.id: t for v, t in zip(group.inputs, arguments, strict=True)}
@@ -104,7 +103,7 @@ class FusedOps:
         return function.build(_function_name(group), specs, add_ops, compiled=self._compiled)
 
 
-def _key(group: Group, steps: Sequence[Step]) -> Any:
+def _key(group: Group, steps: Sequence[body.Step]) -> Any:
     """A hashable description of the group's structure: equal keys, equal functions."""
     place = {v.id: ("in", i) for i, v in enumerate(group.inputs)}
     lines: list[Any] = []

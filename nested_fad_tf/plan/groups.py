@@ -171,14 +171,14 @@ class _Grouping:
         return before
 
     def _sink(self, depths: list[int]) -> None:
-        """Moves fusible backward ops down to the readers they could be fused with.
+        """Moves fusible ops down to the readers in the same pass that they could be fused with.
 
-        A recomputed factor may start a little later than the cotangent it is combined with; an op
-        on that cotangent alone is better run together with them. Forward ops stay: sinking them
-        into the backward pass would keep what they read.
+        A recomputed factor may start a little later than the cotangent it is combined with, and the
+        shortcut of a residual block is added at its end. Forward ops stay if more would have to
+        wait for them than they compute.
         """
         for node in reversed(self._order):
-            if not self._fusible[node.id] or not (self._late[node.id] or self._is_small(node)):
+            if not self._fusible[node.id] or not (self._late[node.id] or self._reads_no_more(node)):
                 continue
             kind = self._kinds[node.id]
             readers = self._readers.get(node.outputs[0].id, [])
@@ -188,7 +188,7 @@ class _Grouping:
             if any(self._kinds[r.id] == kind and depths[r.id] == lowest for r in readers):
                 depths[node.id] = max(depths[node.id], lowest)
 
-    def _is_small(self, node: Node) -> bool:
+    def _reads_no_more(self, node: Node) -> bool:
         """Whether what a node reads takes no more memory than what it computes."""
         large = (v.nbytes for v in set(self._inputs[node.id]) if v.nbytes >= self._min_bytes)
         return sum(large) <= node.outputs[0].nbytes

@@ -116,6 +116,14 @@ def test_a_sum_may_have_more_terms_than_calls_may_be_nested():
     assert made.count("IsNan") == made.count("Mul") == 1298
 
 
+def test_a_product_may_be_added_to_itself():
+    def step(x):
+        square = x * x
+        return square + square
+
+    assert kinds(step, WIDE) == ["Mul", "AddV2", "IsNan", "SelectV2"]
+
+
 def test_groups_with_approximations_are_written_as_they_are():
     assert kinds(lambda x, y: tf.tanh(x * y + y), WIDE, WIDE) == ["Mul", "AddV2", "Tanh"]
 
