@@ -206,7 +206,7 @@ def runs_of(candidates: Candidates, timeline: Timeline, rewrite: Rewrite) -> lis
         here = stage.get(node.id, FORWARD)
         for value in wiring.inputs[node.id]:
             stage[value.node.id] = min(here, stage.get(value.node.id, here))
-        original = node.origin or node
+        original = node.traced
         if original.id in timeline.prices and node.outputs:
             if node.op_type == original.op_type:
                 runs.append((here, original.id))

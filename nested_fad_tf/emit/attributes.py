@@ -23,7 +23,7 @@ def of(node: Node) -> Mapping[str, attr_value_pb2.AttrValue]:
     """
     if node.attrs is not None:
         return {name: attribute(value) for name, value in node.attrs.items()}
-    source = node.op if node.op is not None else node.origin.op if node.origin else None
+    source = node.traced.op
     assert source is not None, f"{node} has neither attributes nor an original"
     return source.node_def.attr
 

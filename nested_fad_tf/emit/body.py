@@ -4,10 +4,10 @@ Compiled, ``a * b + c`` becomes one instruction that rounds once, and a sum keep
 it was written, where TensorFlow's graph optimizer would change it. Both change last bits, and in a
 gradient that is all cancellation (of a bias before a normalization, say) the last bits are all
 there is. So sums are written in the order that TensorFlow's optimizer gives them
-(`AddOpsRewriteStage` of grappler's arithmetic optimizer, and its sorting of commutative inputs),
-and apart from the products they add: LLVM contracts only a product that nothing else reads, and a
-sum that asks whether its terms are numbers reads them twice. The question takes two instructions
-and rounds nothing.
+(`AddOpsRewriteStage` of grappler's arithmetic optimizer, and its sorting of commutative inputs)
+and in the batches of AddN's kernel, and apart from the products they add: LLVM contracts only a
+product that nothing else reads, and a sum that asks whether its terms are numbers reads them twice.
+The question takes two instructions and rounds nothing.
 """
 
 from __future__ import annotations
@@ -79,6 +79,7 @@ class _Body:
         # With approximations in it, the bits are others anyway.
         self._exact = all(node.op_type in EXACT for node in group.nodes)
         self._products: set[Key] = set()
+        self._reordered = {node.id for node in group.nodes if _is_reordered(node)}
         self._absorbed = self._find_absorbed()
 
     def write(self) -> list[Step]:
@@ -97,7 +98,7 @@ class _Body:
     def _find_absorbed(self) -> set[int]:
         """Ids of sums that are nothing but terms of another."""
         inputs = self._wiring.inputs
-        sums = {node.id for node in self._group.nodes if self._is_reordered(node)}
+        sums = self._reordered
         if len(sums) < 2:
             return set()
         reads = Counter(v.id for node in self._group.nodes for v in inputs[node.id])
@@ -108,18 +109,6 @@ class _Body:
             for v in terms
             if reads[v.id] == 1 and v.id not in outputs and self._is_read_once(v)
         }
-
-    def _is_reordered(self, node: Node) -> bool:
-        """Whether TensorFlow's optimizer may put a sum in order; for a copy, its original."""
-        traced = _traced(node)
-        result = node.outputs[0]
-        return (
-            node.op_type in _REORDERED
-            and traced is not None
-            and not traced.controls
-            and result.dtype.is_floating
-            and result.shape is not None
-        )
 
     def _is_read_once(self, value: Value) -> bool:
         """Whether one op reads a value in the graph as it was traced; for a copy, its original."""
@@ -138,7 +127,7 @@ class _Body:
         products = list(dict.fromkeys(v.id for v in whole if v.id in self._products))
         result = node.outputs[0].id
         total = next(self._between) if products else result
-        if len(terms) > 2 and self._is_reordered(node):
+        if len(terms) > 2 and node.id in self._reordered:
             self._add_by_shape(node, terms, total)
         elif len(terms) > 2 and node.op_type == "AddN":
             self._add_at_once(node, terms, total)
@@ -235,12 +224,25 @@ def _signature(value: Value) -> tuple[int, ...]:
     return tuple(-1 if dim is None else dim for dim in value.shape or ())
 
 
+def _is_reordered(node: Node) -> bool:
+    """Whether TensorFlow's optimizer may put a sum in order; for a copy, its original."""
+    traced = _traced(node)
+    result = node.outputs[0]
+    return (
+        node.op_type in _REORDERED
+        and traced is not None
+        and not traced.controls
+        and result.dtype.is_floating
+        and result.shape is not None
+    )
+
+
 def _traced(node: Node) -> Node | None:
     """The op of the graph as it was traced that a node is, or is a copy of."""
-    source = node.origin or node
+    source = node.traced
     return source if source.op is not None and source.op_type == node.op_type else None
 
 
 def _traced_name(value: Value) -> str:
-    name = (value.node.origin or value.node).name
+    name = value.node.traced.name
     return f"{name}:{value.index}" if value.index else name

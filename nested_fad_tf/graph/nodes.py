@@ -145,6 +145,11 @@ class Node:
         """The attributes an added node was made with; `None` if it has those of an op."""
         return self._attrs
 
+    @property
+    def traced(self) -> Node:
+        """The node of the traced graph: its `origin`, or itself."""
+        return self.origin or self
+
     def __repr__(self) -> str:
         """Shows the name and the op type."""
         return f"{self.name} ({self.op_type})"

@@ -36,7 +36,7 @@ class Packing:
         Returns:
             The value unpacked; itself if it is stored as it is.
         """
-        make = NodeMaker(self._builder, value.node.origin or value.node)
+        make = NodeMaker(self._builder, value.node.traced)
         if value.id not in self._packed:
             self._packed[value.id] = self._pack(make, value, format)
         packed = self._packed[value.id]

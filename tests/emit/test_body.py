@@ -6,17 +6,14 @@ import functools
 
 import keras
 import numpy as np
+import one_group
 import pytest
 import tensorflow as tf
-from traced import numbers, view_of
+from traced import numbers
 
 import nested_fad_tf as nfad
 from nested_fad_tf.emit import body
-from nested_fad_tf.emit.fused_op import FusedOps
-from nested_fad_tf.graph.roles import find_roles
 from nested_fad_tf.plan import groups
-from nested_fad_tf.plan.rewrite import Rewrite
-from nested_fad_tf.plan.wiring import Wiring
 
 
 @pytest.fixture(autouse=True)
@@ -25,29 +22,17 @@ def small_groups(monkeypatch):
     monkeypatch.setattr(groups, "_LEAST_SAVED_BY_KIND", 0)
 
 
-def group_of(step, *specs):
-    """The only group of a step's sum, and the graph it belongs to."""
-    view = view_of(lambda *args: tf.cumsum(step(*args)), *specs)
-    wiring = Wiring(view, Rewrite())
-    (group,) = groups.find_groups(wiring, find_roles(view), 1024, choosy=False)
-    return group, wiring
-
-
 def kinds(step, *shapes) -> list[str]:
     specs = [tf.TensorSpec(shape) for shape in shapes]
-    return [made.op_type for made in body.steps(*group_of(step, *specs))]
+    return [made.op_type for made in body.steps(*one_group.find(step, *specs))]
 
 
 def assert_same_bits(step, *shapes, dynamic: bool) -> None:
     """Checks a step's only group, compiled, against the step as TensorFlow runs it."""
     specs = [tf.TensorSpec((None, *s[1:]) if dynamic and len(s) > 1 else s) for s in shapes]
-    group, wiring = group_of(step, *specs)
     args = [numbers(*shape, seed=i) for i, shape in enumerate(shapes)]
-    names = [n.name for n in wiring.view.nodes if n.op_type == "Placeholder"]
-    inputs = dict(zip(names, args, strict=True)) | {"Cumsum": tf.cumsum(args[0])}
-    compiled = FusedOps(wiring, compiled=True)
-    call = tf.function(lambda a: compiled.call(group, a))
-    (got,) = call([inputs[v.node.name] for v in group.inputs])
+    found = one_group.find(step, *specs)
+    got = one_group.call(*found, *args, inside={"Cumsum": tf.cumsum(args[0])})
     wanted = tf.function(lambda *args: step(*args), input_signature=specs)(*args)
     np.testing.assert_array_equal(got, wanted)
 

@@ -5,18 +5,14 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import one_group
 import pytest
 import tensorflow as tf
 from op_samples import Op, ordinary, runs
-from traced import view_of
 
-from nested_fad_tf.emit.fused_op import FusedOps
-from nested_fad_tf.graph.roles import find_roles
 from nested_fad_tf.ops import compiled
 from nested_fad_tf.ops.elementwise import TABLE
 from nested_fad_tf.plan import groups
-from nested_fad_tf.plan.rewrite import Rewrite
-from nested_fad_tf.plan.wiring import Wiring
 
 
 def sample(name: str, dtype: tf.DType):
@@ -67,14 +63,5 @@ def test_what_is_added_to_an_exact_op_is_rounded_apart(name, monkeypatch):
 
         args = [*inputs, other]
         specs = [tf.TensorSpec(x.shape, x.dtype) for x in args]
-        wiring = Wiring(view_of(lambda *a: tf.cumsum(total(*a)), *specs), Rewrite())
-        (group,) = groups.find_groups(wiring, find_roles(wiring.view), 64, choosy=False)
-        arguments = {n.name: x for n, x in zip(placeholders(wiring), args, strict=True)}
-        fused = FusedOps(wiring, compiled=True)
-        call = tf.function(lambda a, f=fused, g=group: f.call(g, a))
-        (got,) = call([arguments[v.node.name] for v in group.inputs])
+        got = one_group.call(*one_group.find(total, *specs), *args)
         np.testing.assert_array_equal(got, total(*args))
-
-
-def placeholders(wiring: Wiring):
-    return [node for node in wiring.view.nodes if node.op_type == "Placeholder"]
