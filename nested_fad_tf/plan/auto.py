@@ -17,7 +17,7 @@ from nested_fad_tf.plan.attempt import Attempt, attempt
 from nested_fad_tf.plan.bits import BITS
 from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.chains import Chain, find_chains
-from nested_fad_tf.plan.cut import Costs, Cut, minimum_cut
+from nested_fad_tf.plan.cut import Costs, Cut, Cuts
 from nested_fad_tf.plan.groups import unchanged
 from nested_fad_tf.plan.peak import Lifetimes
 from nested_fad_tf.plan.plan import Decision, Keep, Plan, joined, nothing, worthwhile
@@ -92,12 +92,13 @@ def _limited(
 
 def _best(candidates: Candidates, stages: Stages, tradeoff: float, options: Options) -> Attempt:
     costs = Costs(candidates)
+    cuts = Cuts(candidates, costs)
     surcharge: dict[int, float] = {}
     times: dict[int, int] = {}
     best: Attempt | None = None
 
     def cut_with(checkpoints: frozenset[int]) -> Cut:
-        return minimum_cut(candidates, tradeoff, surcharge, times, costs, checkpoints)
+        return cuts.minimum(tradeoff, surcharge, times, checkpoints)
 
     for _ in range(_ROUNDS):
         cut, copies = with_shared_streams(candidates, stages, costs, max(1.0, tradeoff), cut_with)

@@ -30,13 +30,15 @@ from nested_fad_tf.options import Options
 from nested_fad_tf.plan import cost
 from nested_fad_tf.plan.attempt import Attempt, attempt
 from nested_fad_tf.plan.candidates import Candidates
-from nested_fad_tf.plan.cut import Costs, Cut, Span, minimum_cut, recompute_price
+from nested_fad_tf.plan.cut import Cut, Cuts, Span, recompute_price
 from nested_fad_tf.plan.estimate import Estimator
 from nested_fad_tf.plan.peak import Lifetimes
 from nested_fad_tf.plan.stages import Stages
 
 # Into how many spans the backward pass is divided.
 _COUNTS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
+# Into how many spans within it a span may be divided.
+_INNER = (2, 3, 4, 6)
 # What a span's time costs where its checkpoints are chosen, as multiples of the price of
 # plan/cost.py. The cheaper, the further a span reaches back to find a narrow place.
 _PRICES = (1.0, 0.1, 0.01)
@@ -61,11 +63,35 @@ _SHOWN = 3
 
 @dataclasses.dataclass(frozen=True)
 class _Piece:
-    """A span, what is kept for it, and the price of running it."""
+    """What runs again for a row of stages.
 
-    span: Span
+    Attributes:
+        spans: The span of all the stages, then those within it.
+        kept: What it starts from.
+        held: What spans within it start from, if that isn't kept: each from the stage on before
+            which the first span makes it, to the one that it is for.
+        price: The price of running it.
+    """
+
+    spans: tuple[Span, ...]
     kept: tuple[Value, ...]
     price: float
+    held: tuple[tuple[Value, Node, Node], ...] = ()
+
+    @property
+    def first(self) -> Node:
+        """The first stage."""
+        return self.spans[0].first
+
+    @property
+    def stages(self) -> frozenset[int]:
+        """Ids of all stages."""
+        return self.spans[0].stages
+
+    @property
+    def recomputed(self) -> frozenset[int]:
+        """Ids of the nodes that run again."""
+        return frozenset().union(*(span.recomputed for span in self.spans))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,8 +201,9 @@ def _starts(
     roles, nodes = candidates.roles, candidates.view.nodes
     late = candidates.late
     times = {n.id: 0 for n in nodes if late[n.id] or roles.of(n) is Role.UNCLAIMED}
+    cuts = Cuts(candidates)
     for patience in _PATIENCE:
-        cut = minimum_cut(candidates, patience * max(options.tradeoff, 1.0), times=times)
+        cut = cuts.minimum(patience * max(options.tradeoff, 1.0), times=times)
         if cut not in seen:
             seen.append(cut)
             yield attempt(candidates, stages, cut, 0.0, options)
@@ -237,9 +264,10 @@ class _Family:
         self._base = base.cut
         self._checkpoints = checkpoints
         self._relaxed = relaxed
-        self._costs = Costs(relaxed)
+        self._cuts = Cuts(relaxed)
         self._estimator = Estimator(candidates.view, base.lifetimes)
         self._stages = stages.in_order
+        self._made: dict[tuple[int, float], dict[int, _Piece]] = {}
         # What a span can do something about: by storage root, the stages that read it.
         readers = stages.readers_of(base.cut).items()
         self._readers = {root: read for root, read in readers if root not in base.cut.stored}
@@ -255,9 +283,9 @@ class _Family:
 
     def choices(self, limit: float) -> list[_Choice]:
         """All of them, each once; of those within a limit some that are mixed of several."""
-        found: dict[tuple[Value, ...], _Choice] = {}
+        found: dict[tuple[tuple[Value, ...], int], _Choice] = {}
         for count in _COUNTS:
-            ways = list(self._divisions(self._divided(count)))
+            ways = list(self._divisions(count))
             made = []
             for pieces in ways:
                 for share in _SHARES:
@@ -268,9 +296,10 @@ class _Family:
                 cheapest = min(within, key=lambda c: c.total)
                 made.append(self._mixed(cheapest, list(zip(*ways, strict=True)), limit))
             for choice in made:
-                old = found.get(choice.cut.kept)
+                known = choice.cut.kept, choice.peak
+                old = found.get(known)
                 if old is None or choice.total < old.total:
-                    found[choice.cut.kept] = choice
+                    found[known] = choice
         return list(found.values())
 
     def _mixed(self, choice: _Choice, ways: Sequence[Sequence[_Piece]], limit: float) -> _Choice:
@@ -290,15 +319,26 @@ class _Family:
             choice = best
         return choice
 
-    def _divisions(self, parts: Sequence[Sequence[Node]]) -> Iterator[list[_Piece]]:
+    def _divisions(self, count: int) -> Iterator[list[_Piece]]:
         """What to keep for rows of stages, in several ways."""
         for price in _PRICES:
-            yield self._pieces(parts, price, {})
+            yield list(self._flat(count, price).values())
         if self._checkpoints:
-            yield self._pieces(parts, 1.0, dict.fromkeys((v.id for v in self._checkpoints), 0.0))
+            parts, there = self._divided(count), (v.id for v in self._checkpoints)
+            yield list(self._pieces(parts, 1.0, dict.fromkeys(there, 0.0)).values())
+        for inner in _INNER:
+            if count * inner in _COUNTS:
+                for price in _PRICES:
+                    yield self._nested(count, inner, price)
 
-    def _divided(self, count: int) -> list[list[Node]]:
-        """The stages in rows that read equally many bytes first."""
+    def _flat(self, count: int, price: float) -> dict[int, _Piece]:
+        """Rows of stages, each with one span, by number."""
+        if (count, price) not in self._made:
+            self._made[count, price] = self._pieces(self._divided(count), price, {})
+        return self._made[count, price]
+
+    def _divided(self, count: int) -> dict[int, list[Node]]:
+        """The stages in rows that read equally many bytes first, by number; some may be empty."""
         weights = dict.fromkeys((s.id for s in self._stages), 0)
         values = self._relaxed.view.values
         for root, readers in self._readers.items():
@@ -309,38 +349,78 @@ class _Family:
             so_far += weights[stage.id]
             # One that reads nothing first belongs to the stage before: they read the same.
             rows.setdefault(max(0, so_far - 1) * count // total, []).append(stage)
-        return [rows[i] for i in sorted(rows)]
+        return {number: rows[number] for number in sorted(rows)}
+
+    def _nested(self, count: int, inner: int, price: float) -> list[_Piece]:
+        """Rows of stages, each with a span in which others lie."""
+        parts: dict[int, list[_Piece]] = {}
+        for number, piece in self._flat(count * inner, price).items():
+            parts.setdefault(number // inner, []).append(piece)
+        pieces: list[_Piece] = []
+        anyway: dict[int, float] = {}
+        for finer in parts.values():
+            piece = self._joined(finer, price, anyway)
+            pieces.append(piece)
+            anyway |= dict.fromkeys((v.id for v in piece.kept), 0.0)
+        return pieces
+
+    def _joined(self, pieces: Sequence[_Piece], price: float, there: Mapping[int, float]) -> _Piece:
+        """One piece of several: before the first, what the others start from is made, too."""
+        first, *others = pieces
+        own = frozenset().union(*(piece.stages for piece in pieces))
+        starts = {v.id: v for piece in others for v in piece.kept}
+        cut = self._cut([*self._read_by(first.stages), *starts], price, there)
+        outer = Span(first.first, own, cut.recomputed)
+        inner = [dataclasses.replace(piece.spans[0], outer=outer) for piece in others]
+        kept = {v.id for v in cut.kept}
+        held = tuple(
+            (v, outer.first, piece.first)
+            for piece in others
+            for v in piece.kept
+            if v.id not in kept
+        )
+        total = self._price_of(cut) + sum(piece.price for piece in others)
+        return _Piece((outer, *inner), cut.kept, total, held)
 
     def _pieces(
-        self, parts: Sequence[Sequence[Node]], price: float, there: Mapping[int, float]
-    ) -> list[_Piece]:
+        self, parts: Mapping[int, Sequence[Node]], price: float, there: Mapping[int, float]
+    ) -> dict[int, _Piece]:
         """For each row of stages what is to be kept for it, and what runs again.
 
         What is kept for the rows before, which end with later layers, is there anyway.
         """
-        pieces: list[_Piece] = []
+        pieces: dict[int, _Piece] = {}
         anyway = dict(there)
-        for stages in parts:
+        for number, stages in parts.items():
             own = frozenset(s.id for s in stages)
-            read = [r for r, by in self._readers.items() if any(s.id in own for s in by)]
-            relaxed = dataclasses.replace(self._relaxed, needed={root: [] for root in read})
-            cut = minimum_cut(relaxed, price, anyway, costs=self._costs)
-            again = sum(self._prices.get(i, 0.0) for i in cut.recomputed)
-            pieces.append(_Piece(Span(stages[0], own, cut.recomputed), cut.kept, again))
+            cut = self._cut(self._read_by(own), price, anyway)
+            span = Span(stages[0], own, cut.recomputed)
+            pieces[number] = _Piece((span,), cut.kept, self._price_of(cut))
             anyway |= dict.fromkeys((v.id for v in cut.kept), 0.0)
         return pieces
 
+    def _read_by(self, stages: frozenset[int]) -> list[int]:
+        """Ids of the storage roots that stages read."""
+        return [r for r, by in self._readers.items() if any(s.id in stages for s in by)]
+
+    def _cut(self, needed: Sequence[int], price: float, there: Mapping[int, float]) -> Cut:
+        return self._cuts.minimum(price, there, needed=needed)
+
+    def _price_of(self, cut: Cut) -> float:
+        """The price of what a cut computes again."""
+        return sum(self._prices.get(i, 0.0) for i in cut.recomputed)
+
     def _choice(self, rows: Sequence[_Piece | None]) -> _Choice:
         """The cut in which some pieces run again."""
-        pieces = [p for p in rows if p is not None and p.span.recomputed]
-        covered = frozenset().union(*(p.span.stages for p in pieces))
+        pieces = [p for p in rows if p is not None and p.recomputed]
+        covered = frozenset().union(*(p.stages for p in pieces))
         kept = {v.id: v for p in pieces for v in p.kept}
         for root in self._base.kept:
             readers = self._readers.get(root.id)
             if readers is None or any(s.id not in covered for s in readers):
                 kept[root.id] = root
         ordered = tuple(kept[i] for i in sorted(kept))
-        spans = tuple(p.span for p in pieces)
+        spans = tuple(span for p in pieces for span in p.spans)
         cut = Cut(ordered, self._base.recomputed, spans, self._relaxed.stored(ordered))
         price = self._price(pieces, kept)
         total = self._base_price + price
@@ -348,16 +428,18 @@ class _Family:
 
     def _peak(self, pieces: Sequence[_Piece], kept: Mapping[int, Value]) -> int:
         """The estimated peak in bytes."""
-        start = {id: p.span.first for p in pieces for id in p.span.stages}
+        start = {id: span.first for p in pieces for span in p.spans for id in span.stages}
         base = {root.id for root in self._base.kept}
         resumed = {root: start[self._readers[root][0].id] for root in base - kept.keys()}
         # The pieces come in the order in which they run: the last one that reads it counts.
-        added = {v.id: p.span.first for p in pieces for v in p.kept if v.id not in base}
-        return self._estimator.peak(resumed, added)
+        added = {v.id: p.first for p in pieces for v in p.kept if v.id not in base}
+        held = [h for p in pieces for h in p.held if h[0].id not in kept]
+        return self._estimator.peak(resumed, added, held)
 
     def _price(self, pieces: Sequence[_Piece], kept: Mapping[int, Value]) -> float:
         there = {v.node.id for v in kept.values()}
-        spared = (self._prices.get(i, 0.0) for p in pieces for i in p.span.recomputed & there)
+        spans = [span for p in pieces for span in p.spans]
+        spared = (self._prices.get(i, 0.0) for span in spans for i in span.recomputed & there)
         return sum(p.price for p in pieces) - sum(spared)
 
     def _may_run_again(self, node: Node) -> bool:

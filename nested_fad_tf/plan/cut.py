@@ -13,23 +13,16 @@ recomputation and output-saving are three cuts of the one network.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Container, Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
 from nested_fad_tf.graph.nodes import Node, Value
 from nested_fad_tf.ops import views
 from nested_fad_tf.plan import cost
 from nested_fad_tf.plan.candidates import Candidates
+from nested_fad_tf.plan.network import SINK, SOURCE, Network
 from nested_fad_tf.plan.storage import Format
-
-SOURCE, SINK = 0, 1
-# scipy's flows are 32-bit integers: capacities are scaled so that all of them together stay below
-# this, and one that exceeds it is infinite.
-_TOTAL = 2**29
-_INFINITE = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,17 +30,19 @@ class Span:
     """Stages in a row, before the first of which a piece of the forward pass runs once more.
 
     What it makes is shared by the stages, and dead after the last of them: the checkpoints of Chen
-    et al. (arXiv 1604.06174) are what it reads.
+    et al. (arXiv 1604.06174) are what it reads. A span within another reads what that one makes.
 
     Attributes:
         first: The cotangent op that starts the first of the stages.
         stages: Ids of the cotangent ops that start the stages.
         recomputed: Ids of the nodes that run once more.
+        outer: The span within which it lies, with all its stages but not the first of them.
     """
 
     first: Node
     stages: frozenset[int]
     recomputed: frozenset[int]
+    outer: Span | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +53,8 @@ class Cut:
         kept: Storage roots that are kept.
         recomputed: Ids of nodes that each stage of the backward pass computes again for itself.
         spans: Where stages share what runs once more: see plan/streams.py, and plan/budget.py. What
-            spans recompute is neither in `kept` nor in `recomputed`.
+            spans recompute is neither in `kept` nor in `recomputed`. Those within another come
+            behind it.
         stored: By value id: how those of `kept` are stored that aren't kept as they are.
     """
 
@@ -72,63 +68,6 @@ class Cut:
         """The cut in which each stage computes for itself what spans made for it."""
         again = self.recomputed.union(*(span.recomputed for span in self.spans))
         return dataclasses.replace(self, recomputed=again, spans=())
-
-
-class Network:
-    """Edges of the flow network, in plain lists until they become a sparse matrix."""
-
-    def __init__(self) -> None:
-        self.size = 2
-        self.tails: list[int] = []
-        self.heads: list[int] = []
-        self.capacities: list[float] = []
-
-    def node(self) -> int:
-        """Adds a node.
-
-        Returns:
-            Its number.
-        """
-        self.size += 1
-        return self.size - 1
-
-    def edge(self, tail: int, head: int, capacity: float) -> None:
-        """Adds an edge.
-
-        Args:
-            tail: Where it starts.
-            head: Where it ends.
-            capacity: What cutting it costs, in bytes; may be infinite.
-        """
-        self.tails.append(tail)
-        self.heads.append(head)
-        self.capacities.append(capacity)
-
-    def sink_side(self) -> np.ndarray:
-        """Solves, and tells for each network node whether it lies on the sink's side.
-
-        Of all minimum cuts the one nearest to the sink is taken: it recomputes least.
-
-        Returns:
-            For each node number, whether it does.
-        """
-        capacity = np.array(self.capacities)
-        finite = np.isfinite(capacity)
-        scale = min(1.0, _TOTAL / max(1.0, capacity[finite].sum()))
-        whole = np.full(len(capacity), _INFINITE, dtype=np.int64)
-        whole[finite] = np.ceil(capacity[finite] * scale).astype(np.int64)
-        shape = (self.size, self.size)
-        graph = csr_matrix((whole, (self.tails, self.heads)), shape=shape)
-        graph.data = np.minimum(graph.data, _INFINITE)  # parallel edges were added up
-        graph = graph.astype(np.int32)
-        flow = maximum_flow(graph, SOURCE, SINK, method="dinic").flow
-        residual = graph - flow
-        residual.data = np.maximum(residual.data, 0)
-        residual.eliminate_zeros()
-        reaches = breadth_first_order(residual.T.tocsr(), SINK, return_predecessors=False)
-        side = np.zeros(self.size, dtype=bool)
-        side[reaches] = True
-        return side
 
 
 class Costs:
@@ -168,60 +107,119 @@ class Costs:
         return self._keep[root.id]
 
 
+class Cuts:
+    """The minimum cuts of a graph: the network is built once for all of them.
+
+    Args:
+        candidates: The buffers and their prices.
+        costs: Those of the graph, if they are at hand.
+    """
+
+    def __init__(self, candidates: Candidates, costs: Costs | None = None) -> None:
+        self._candidates = candidates
+        costs = costs or Costs(candidates)
+        self._network = network = Network()
+        self._entry: dict[int, int] = {}  # node id -> its "in" side
+        self._leaving: dict[int, int] = {}  # storage root's value id -> its "out" side
+        self._again: dict[int, int] = {}  # node id -> the edge that is cut if it is recomputed
+        self._keep: dict[int, int] = {}  # storage root's value id -> that if it is kept
+        for node, roots in _reachable(candidates, costs):
+            self._entry[node.id] = inside = network.node()
+            for root in roots:
+                self._leaving[root.id] = out = network.node()
+                self._keep[root.id] = network.edge(inside, out, costs.keep(root))
+            banned = node.id in candidates.bans
+            price = np.inf if banned else costs.recompute(node)
+            self._again[node.id] = network.edge(SOURCE, inside, price)
+            if not banned:
+                for root in costs.reads(node):
+                    network.edge(self._leaving[root.id], inside, np.inf)
+        # Whether a buffer is needed may differ from cut to cut.
+        self._needed = {
+            root_id: network.edge(out, SINK, 0.0) for root_id, out in self._leaving.items()
+        }
+        self._capacities = network.capacities()
+
+    def minimum(
+        self,
+        tradeoff: float,
+        surcharge: Mapping[int, float] | None = None,
+        times: Mapping[int, int] | None = None,
+        checkpoints: Iterable[int] = (),
+        needed: Iterable[int] | None = None,
+    ) -> Cut:
+        """Finds what to keep.
+
+        Args:
+            tradeoff: Multiplies the price of recomputing something once. Every further time costs
+                at least its price.
+            surcharge: Factors on the price of keeping, by storage root's value id; what is alive at
+                the peak costs more.
+            times: How often a node would have to be recomputed, by node id; once by default.
+            checkpoints: Ids of nodes that aren't to be computed again.
+            needed: Ids of the storage roots that are needed; by default those that `candidates`
+                tells. Others have to be among what those are computed from.
+
+        Returns:
+            The cut.
+        """
+        if not self._entry:
+            return Cut((), frozenset())
+        capacities = self._capacities.copy()
+        again = np.array(list(self._again.values()))
+        free = np.isfinite(capacities[again])
+        prices = capacities[again[free]] * self._factors(tradeoff, times)[free]
+        capacities[again[free]] = np.maximum(1.0, prices)
+        capacities[[self._again[i] for i in checkpoints if i in self._again]] = np.inf
+        for root_id, factor in (surcharge or {}).items():
+            if root_id in self._keep:
+                capacities[self._keep[root_id]] *= factor
+        keep = list(self._keep.values())
+        capacities[keep] = np.maximum(1.0, capacities[keep])
+        wanted = self._candidates.needed if needed is None else needed
+        capacities[[self._needed[root_id] for root_id in wanted]] = np.inf
+        return self._cut(self._network.sink_side(capacities))
+
+    def _factors(self, tradeoff: float, times: Mapping[int, int] | None) -> np.ndarray:
+        """What the price of recomputing each node is multiplied by."""
+        factors = np.full(len(self._again), float(tradeoff))
+        if times:
+            further = [times.get(node_id, 1) - 1 for node_id in self._again]
+            factors += np.array(further) * max(tradeoff, 1.0)
+        return factors
+
+    def _cut(self, side: np.ndarray) -> Cut:
+        """The cut, by which nodes of the network lie on the sink's side."""
+        recomputed = frozenset(i for i, inside in self._entry.items() if side[inside])
+        values = self._candidates.view.values
+        kept = tuple(
+            values[root_id]
+            for root_id, out in self._leaving.items()
+            if side[out] and not side[self._entry[values[root_id].node.id]]
+        )
+        return Cut(kept, recomputed, stored=self._candidates.stored(kept))
+
+
 def minimum_cut(
     candidates: Candidates,
     tradeoff: float,
     surcharge: Mapping[int, float] | None = None,
     times: Mapping[int, int] | None = None,
-    costs: Costs | None = None,
-    checkpoints: Container[int] = (),
+    checkpoints: Iterable[int] = (),
 ) -> Cut:
-    """Finds what to keep.
+    """Finds what to keep, once; for more cuts of a graph see `Cuts`.
 
     Args:
         candidates: The buffers and their prices.
-        tradeoff: Multiplies the price of recomputing something once. Every further time costs at
-            least its price.
-        surcharge: Factors on the price of keeping, by storage root's value id; what is alive at the
-            peak costs more.
-        times: How often a node would have to be recomputed, by node id; once by default.
-        costs: Those of the graph, if there are more cuts to come.
+        tradeoff: See `Cuts.minimum`, as for the others.
+        surcharge: Factors on the price of keeping.
+        times: How often nodes would have to be recomputed.
         checkpoints: Ids of nodes that aren't to be computed again.
 
     Returns:
         The cut.
     """
-    surcharge, costs = surcharge or {}, costs or Costs(candidates)
-    network = Network()
-    entry: dict[int, int] = {}  # node id -> its "in" side
-    leaving: dict[int, int] = {}  # storage root's value id -> its "out" side
-    for node, roots in _reachable(candidates, costs):
-        entry[node.id] = inside = network.node()
-        for root in roots:
-            leaving[root.id] = out = network.node()
-            price = costs.keep(root) * surcharge.get(root.id, 1.0)
-            network.edge(inside, out, max(1.0, price))
-        if node.id in candidates.bans or node.id in checkpoints:
-            network.edge(SOURCE, inside, np.inf)
-            continue
-        again = times.get(node.id, 1) - 1 if times else 0
-        factor = tradeoff + again * max(tradeoff, 1.0)
-        network.edge(SOURCE, inside, max(1.0, costs.recompute(node) * factor))
-        for root in costs.reads(node):
-            network.edge(leaving[root.id], inside, np.inf)
-    for root_id in candidates.needed:
-        network.edge(leaving[root_id], SINK, np.inf)
-    if not entry:
-        return Cut((), frozenset())
-    side = network.sink_side()
-    recomputed = frozenset(node_id for node_id, inside in entry.items() if side[inside])
-    values = candidates.view.values
-    kept = tuple(
-        values[root_id]
-        for root_id, out in leaving.items()
-        if side[out] and not side[entry[values[root_id].node.id]]
-    )
-    return Cut(kept, recomputed, stored=candidates.stored(kept))
+    return Cuts(candidates).minimum(tradeoff, surcharge, times, checkpoints)
 
 
 def recompute_price(candidates: Candidates, node: Node) -> float:

@@ -7,11 +7,11 @@ it runs: it tells which plans are worth a simulation.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from nested_fad_tf.graph.nodes import Node
+from nested_fad_tf.graph.nodes import Node, Value
 from nested_fad_tf.graph.view import GraphView
 from nested_fad_tf.plan.peak import Lifetimes
 
@@ -35,7 +35,12 @@ class Estimator:
             for value in step.inputs:
                 self._reads.setdefault(value.storage.id, []).append(position)
 
-    def peak(self, resumed: Mapping[int, Node], added: Mapping[int, Node]) -> int:
+    def peak(
+        self,
+        resumed: Mapping[int, Node],
+        added: Mapping[int, Node],
+        held: Sequence[tuple[Value, Node, Node]] = (),
+    ) -> int:
         """Estimates the peak of a plan.
 
         Args:
@@ -43,6 +48,8 @@ class Estimator:
                 is computed again.
             added: By storage root: what it keeps besides, and the cotangent op at which that is
                 read for the last time.
+            held: What it computes again ahead of time, and the cotangent ops between which that is
+                there.
 
         Returns:
             The peak in bytes.
@@ -55,6 +62,9 @@ class Estimator:
                 if since < until:
                     change[since + 1] += sign * self._values[root].nbytes
                     change[until] -= sign * self._values[root].nbytes
+        for value, since_stage, until_stage in held:
+            change[self._at.get(since_stage.id, 0)] += value.nbytes
+            change[self._at.get(until_stage.id, 0)] -= value.nbytes
         return int((self._timeline + np.cumsum(change[:-1])).max())
 
     def _last_read(self, root: int, before: int) -> int:

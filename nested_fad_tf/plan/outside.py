@@ -32,8 +32,8 @@ from nested_fad_tf.plan.cones import (
     find_cones,
     has_own_gradient,
 )
-from nested_fad_tf.plan.cut import SINK, SOURCE, Network
 from nested_fad_tf.plan.lower import broadcast
+from nested_fad_tf.plan.network import SINK, SOURCE, Network
 from nested_fad_tf.plan.price_files import prices_for
 from nested_fad_tf.plan.prices import Prices
 

@@ -4,8 +4,8 @@ A copy belongs to a *stage* (see plan/stages.py). The copies that read kept valu
 back until the stage's cotangent is there (see plan/gates.py); the others wait for them by data.
 
 To be within a budget, a piece of the forward pass may run again before a row of stages, a *span*,
-whose copies those stages share. A stage's own copies wait for the stage all the same: they may read
-the span's, which are there early.
+whose copies those stages share; some of them may be what spans within that one start from. A
+stage's own copies wait for the stage all the same: they may read the span's, which are there early.
 
 A stage also waits for the matrix products and reductions that read cotangents or copies of the
 stages before. Without that the executor is free to run down the chain of cotangents first and to
@@ -46,7 +46,7 @@ class _Scope:
     Attributes:
         stage: What its copies wait for: the stage, or the first one of the span.
         copies: Its copies by the id of the value that is copied.
-        outer: For a stage in a span: the scope of that.
+        outer: For a stage in a span, and for a span within another: the scope of that.
     """
 
     def __init__(
@@ -104,6 +104,7 @@ class Recomputation:
         self.masks = Masks(self.builder, self._packing)
         self._needs_copy = copy_test(cut)
         self._scopes: dict[int, _Scope] = {}  # by a stage's node id
+        # Of spans within each other, the innermost.
         self._spans = {id: span for span in cut.spans for id in span.stages}
         self._span_scopes: dict[int, _Scope] = {}  # by the id of a span's first stage
         self._gates = Gates(self.builder)
@@ -134,7 +135,9 @@ class Recomputation:
         if span.first.id not in self._span_scopes:
             again = self._cut.recomputed | span.recomputed
             copied = copy_test(dataclasses.replace(self._cut, recomputed=again))
-            self._span_scopes[span.first.id] = _Scope(span.first, self._gates, copied, shared=True)
+            outer = None if span.outer is None else self._span_scope(span.outer)
+            scope = _Scope(span.first, self._gates, copied, outer, shared=True)
+            self._span_scopes[span.first.id] = scope
         return self._span_scopes[span.first.id]
 
     def _copy_for(self, value: Value, scope: _Scope) -> Value:

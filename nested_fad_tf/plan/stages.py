@@ -18,7 +18,7 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from nested_fad_tf.graph.nodes import Node, Value
 from nested_fad_tf.ops import elementwise, views
 from nested_fad_tf.plan.candidates import Candidates
-from nested_fad_tf.plan.cut import Cut
+from nested_fad_tf.plan.cut import Cut, Span
 
 _VIEWS = views.ALIASES | views.PAIRWISE_ALIASES
 
@@ -170,18 +170,28 @@ class _Shared:
 
     def __init__(self, cut: Cut, number: Mapping[int, int]) -> None:
         self._kept = frozenset(root.id for root in cut.kept)
-        self._by: dict[int, list[tuple[int, int]]] = {}  # by node id
-        for index, span in enumerate(cut.spans, len(number)):
-            readers = sum(1 << number[id] for id in span.stages) | 1 << index
+        # By node id, innermost first: who may read a span's copies, and the span's own bit.
+        self._by: dict[int, list[tuple[int, int]]] = {}
+        within: dict[Span | None, int] = {}
+        for index, span in reversed(list(enumerate(cut.spans, len(number)))):
+            own = 1 << index
+            spans = own | within.get(span, 0)
+            within[span.outer] = within.get(span.outer, 0) | spans
+            readers = sum(1 << number[id] for id in span.stages) | spans
             for node_id in span.recomputed:
-                self._by.setdefault(node_id, []).append((readers, 1 << index))
+                self._by.setdefault(node_id, []).append((readers, own))
 
     def spans_for(self, value: Value, by: int) -> int:
         """The spans whose copy of a value stages and spans read, as bits."""
         root = value.storage
         if root.id in self._kept:
             return 0
-        return sum(span for readers, span in self._by.get(root.node.id, ()) if readers & by)
+        wanted = 0
+        for readers, span in self._by.get(root.node.id, ()):
+            if readers & by:
+                wanted |= span
+                by &= ~readers
+        return wanted
 
 
 def copy_test(cut: Cut) -> Callable[[Value], bool]:

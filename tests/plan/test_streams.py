@@ -49,7 +49,7 @@ def shared(step) -> tuple[Candidates, Stages, Cut, Cut]:
     costs, stages = Costs(candidates), Stages(candidates)
 
     def cut_with(checkpoints):
-        return minimum_cut(candidates, 1.0, costs=costs, checkpoints=checkpoints)
+        return minimum_cut(candidates, 1.0, checkpoints=checkpoints)
 
     minimum = cut_with(())
     cut, copies = with_shared_streams(candidates, stages, costs, 1.0, cut_with)

@@ -1,0 +1,110 @@
+"""Spans within spans: what one makes is what others start from."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import tensorflow as tf
+from traced import SQUARE, assert_same, candidates_of, numbers
+
+import nested_fad_tf as nfad
+from nested_fad_tf.ops import views
+from nested_fad_tf.plan import budget
+from nested_fad_tf.plan.attempt import attempt
+from nested_fad_tf.plan.candidates import Candidates
+from nested_fad_tf.plan.cut import minimum_cut
+from nested_fad_tf.plan.stages import Stages
+
+LAYERS = 12
+ROWS = tf.TensorSpec([2048, 128])
+SIZE = 2048 * 128 * 4
+OPTIONS = nfad.Options(fuse="ops", min_bytes=1024, on_error="raise")
+WEIGHTS = [numbers(128, 128, seed=i, scale=0.2) for i in range(LAYERS)]
+
+
+def step(x, *weights):
+    with tf.GradientTape() as tape:
+        tape.watch(weights)
+        h = x
+        for weight in weights:
+            h = tf.tanh(h @ weight)
+        loss = tf.reduce_sum(h * h)
+    return loss, tape.gradient(loss, weights)
+
+
+@pytest.fixture(scope="module")
+def candidates() -> Candidates:
+    return candidates_of(step, ROWS, *[SQUARE] * LAYERS)
+
+
+@pytest.fixture(scope="module")
+def stages(candidates) -> Stages:
+    return Stages(candidates)
+
+
+@pytest.fixture(scope="module")
+def choices(candidates, stages) -> list:
+    """The choices of a budget."""
+    base = attempt(candidates, stages, minimum_cut(candidates, 1.0), 0.0, OPTIONS)
+    return budget._Family(candidates, budget.relax(candidates), stages, base, ()).choices(0.0)
+
+
+@pytest.fixture(scope="module")
+def nested(choices) -> list:
+    """Those with spans within others."""
+    return [c for c in choices if any(span.outer for span in c.cut.spans)]
+
+
+def test_spans_lie_within_those_before_them(nested):
+    assert len(nested) > 10
+    for choice in nested:
+        for i, span in enumerate(choice.cut.spans):
+            assert span.first.id in span.stages
+            if span.outer is not None:
+                assert span.outer in choice.cut.spans[:i]
+                assert span.stages < span.outer.stages
+                assert span.first.id > span.outer.first.id
+
+
+def test_copies_are_counted_as_they_are_made(candidates, stages, nested):
+    for choice in nested:
+        tried = attempt(candidates, stages, choice.cut, 0.0, OPTIONS)
+        made = Counter(
+            node.origin.id
+            for node in tried.rewrite.nodes
+            if node.op_type == node.origin.op_type and node.op_type not in views.ALIASES
+        )
+        assert made == stages.copies(choice.cut)
+
+
+def test_peaks_are_about_those_that_were_estimated(candidates, stages, nested):
+    for choice in nested:
+        simulated = attempt(candidates, stages, choice.cut, 0.0, OPTIONS).peak
+        # What a span needs while it runs is left out.
+        made = max(len(span.recomputed) for span in choice.cut.spans)
+        assert choice.peak - 2 * SIZE <= simulated <= choice.peak + (made + 1) * SIZE
+
+
+def test_the_same_peak_takes_less_work_than_with_single_spans(choices, nested):
+    single = [c for c in choices if c not in nested]
+    least = min(c.peak for c in single)
+    work, alone = (min(c.total for c in some if c.peak <= least) for some in (nested, single))
+    assert work < 0.8 * alone
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"jit_compile": True}])
+def test_loss_and_gradients_are_the_same(kwargs, monkeypatch):
+    tried = []
+
+    def spy(candidates, stages, cut, seconds, options):
+        tried.append(attempt(candidates, stages, cut, seconds, options))
+        return tried[-1]
+
+    monkeypatch.setattr(budget, "attempt", spy)
+    rewritten = nfad.function(step, options=OPTIONS.replace(budget=1), **kwargs)
+    x = numbers(*ROWS.shape, seed=99)
+    assert_same(rewritten(x, *WEIGHTS), tf.function(step, **kwargs)(x, *WEIGHTS))
+    chosen = min(tried, key=lambda t: t.peak)
+    assert any(span.outer for span in chosen.cut.spans)
+    assert rewritten.reports[-1].predicted_peak_after == chosen.peak
