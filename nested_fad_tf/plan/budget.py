@@ -6,7 +6,7 @@ piece of the forward pass that it reads runs once more, from checkpoints (Chen e
 1604.06174; what to keep under a budget: Jain et al., arXiv 1910.02653). Which tensors are
 checkpoints is again a minimum cut, between what a span needs and the arguments of the function, so
 that they lie where the model is narrow. What the plan that a choice starts from recomputes is
-recomputed by each stage as before.
+recomputed by each stage as before. plan/spans.py makes the spans.
 
 There are several plans to start from: that of "auto", and patient ones, at a higher price of time,
 which leave more to be recomputed by spans: the stages of a span share what it makes. How many
@@ -30,18 +30,12 @@ from nested_fad_tf.options import Options
 from nested_fad_tf.plan import cost
 from nested_fad_tf.plan.attempt import Attempt, attempt
 from nested_fad_tf.plan.candidates import Candidates
-from nested_fad_tf.plan.cut import Cut, Cuts, Span, recompute_price
+from nested_fad_tf.plan.cut import Cut, Cuts, recompute_price
 from nested_fad_tf.plan.estimate import Estimator
 from nested_fad_tf.plan.peak import Lifetimes
+from nested_fad_tf.plan.spans import COUNTS, Divisions, Piece
 from nested_fad_tf.plan.stages import Stages
 
-# Into how many spans the backward pass is divided.
-_COUNTS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
-# Into how many spans within it a span may be divided.
-_INNER = (2, 3, 4, 6)
-# What a span's time costs where its checkpoints are chosen, as multiples of the price of
-# plan/cost.py. The cheaper, the further a span reaches back to find a narrow place.
-_PRICES = (1.0, 0.1, 0.01)
 # Which shares of the spans, counted from the first layers, are computed again.
 _SHARES = (0.25, 0.5, 0.75, 0.9, 1.0)
 # How many mixtures are estimated for each division, about.
@@ -62,39 +56,6 @@ _SHOWN = 3
 
 
 @dataclasses.dataclass(frozen=True)
-class _Piece:
-    """What runs again for a row of stages.
-
-    Attributes:
-        spans: The span of all the stages, then those within it.
-        kept: What it starts from.
-        held: What spans within it start from, if that isn't kept: each from the stage on before
-            which the first span makes it, to the one that it is for.
-        price: The price of running it.
-    """
-
-    spans: tuple[Span, ...]
-    kept: tuple[Value, ...]
-    price: float
-    held: tuple[tuple[Value, Node, Node], ...] = ()
-
-    @property
-    def first(self) -> Node:
-        """The first stage."""
-        return self.spans[0].first
-
-    @property
-    def stages(self) -> frozenset[int]:
-        """Ids of all stages."""
-        return self.spans[0].stages
-
-    @property
-    def recomputed(self) -> frozenset[int]:
-        """Ids of the nodes that run again."""
-        return frozenset().union(*(span.recomputed for span in self.spans))
-
-
-@dataclasses.dataclass(frozen=True)
 class _Choice:
     """A cut with spans.
 
@@ -110,7 +71,7 @@ class _Choice:
     peak: int
     price: float
     total: float
-    rows: tuple[_Piece | None, ...] = ()
+    rows: tuple[Piece | None, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,12 +223,8 @@ class _Family:
         checkpoints: Sequence[Value],
     ) -> None:
         self._base = base.cut
-        self._checkpoints = checkpoints
         self._relaxed = relaxed
-        self._cuts = Cuts(relaxed)
         self._estimator = Estimator(candidates.view, base.lifetimes)
-        self._stages = stages.in_order
-        self._made: dict[tuple[int, float], dict[int, _Piece]] = {}
         # What a span can do something about: by storage root, the stages that read it.
         readers = stages.readers_of(base.cut).items()
         self._readers = {root: read for root, read in readers if root not in base.cut.stored}
@@ -276,6 +233,9 @@ class _Family:
             for n in candidates.view.nodes
             if not candidates.roles.cotangent[n.id] and self._may_run_again(n)
         }
+        self._divisions = Divisions(
+            relaxed, stages.in_order, self._readers, self._prices, checkpoints
+        )
         self.forward_price = sum(self._prices.values())
         self._base_price = sum(
             count * self._prices.get(i, 0.0) for i, count in stages.copies(base.cut).items()
@@ -284,8 +244,8 @@ class _Family:
     def choices(self, limit: float) -> list[_Choice]:
         """All of them, each once; of those within a limit some that are mixed of several."""
         found: dict[tuple[tuple[Value, ...], int], _Choice] = {}
-        for count in _COUNTS:
-            ways = list(self._divisions(count))
+        for count in COUNTS:
+            ways = list(self._divisions.ways(count))
             made = []
             for pieces in ways:
                 for share in _SHARES:
@@ -302,7 +262,7 @@ class _Family:
                     found[known] = choice
         return list(found.values())
 
-    def _mixed(self, choice: _Choice, ways: Sequence[Sequence[_Piece]], limit: float) -> _Choice:
+    def _mixed(self, choice: _Choice, ways: Sequence[Sequence[Piece]], limit: float) -> _Choice:
         """Changes what is done about single rows as long as that is cheaper and within a limit."""
         left = _EFFORT
         while left > 0:
@@ -319,98 +279,7 @@ class _Family:
             choice = best
         return choice
 
-    def _divisions(self, count: int) -> Iterator[list[_Piece]]:
-        """What to keep for rows of stages, in several ways."""
-        for price in _PRICES:
-            yield list(self._flat(count, price).values())
-        if self._checkpoints:
-            parts, there = self._divided(count), (v.id for v in self._checkpoints)
-            yield list(self._pieces(parts, 1.0, dict.fromkeys(there, 0.0)).values())
-        for inner in _INNER:
-            if count * inner in _COUNTS:
-                for price in _PRICES:
-                    yield self._nested(count, inner, price)
-
-    def _flat(self, count: int, price: float) -> dict[int, _Piece]:
-        """Rows of stages, each with one span, by number."""
-        if (count, price) not in self._made:
-            self._made[count, price] = self._pieces(self._divided(count), price, {})
-        return self._made[count, price]
-
-    def _divided(self, count: int) -> dict[int, list[Node]]:
-        """The stages in rows that read equally many bytes first, by number; some may be empty."""
-        weights = dict.fromkeys((s.id for s in self._stages), 0)
-        values = self._relaxed.view.values
-        for root, readers in self._readers.items():
-            weights[readers[0].id] += values[root].nbytes
-        total, so_far = max(1, sum(weights.values())), 0
-        rows: dict[int, list[Node]] = {}
-        for stage in self._stages:
-            so_far += weights[stage.id]
-            # One that reads nothing first belongs to the stage before: they read the same.
-            rows.setdefault(max(0, so_far - 1) * count // total, []).append(stage)
-        return {number: rows[number] for number in sorted(rows)}
-
-    def _nested(self, count: int, inner: int, price: float) -> list[_Piece]:
-        """Rows of stages, each with a span in which others lie."""
-        parts: dict[int, list[_Piece]] = {}
-        for number, piece in self._flat(count * inner, price).items():
-            parts.setdefault(number // inner, []).append(piece)
-        pieces: list[_Piece] = []
-        anyway: dict[int, float] = {}
-        for finer in parts.values():
-            piece = self._joined(finer, price, anyway)
-            pieces.append(piece)
-            anyway |= dict.fromkeys((v.id for v in piece.kept), 0.0)
-        return pieces
-
-    def _joined(self, pieces: Sequence[_Piece], price: float, there: Mapping[int, float]) -> _Piece:
-        """One piece of several: before the first, what the others start from is made, too."""
-        first, *others = pieces
-        own = frozenset().union(*(piece.stages for piece in pieces))
-        starts = {v.id: v for piece in others for v in piece.kept}
-        cut = self._cut([*self._read_by(first.stages), *starts], price, there)
-        outer = Span(first.first, own, cut.recomputed)
-        inner = [dataclasses.replace(piece.spans[0], outer=outer) for piece in others]
-        kept = {v.id for v in cut.kept}
-        held = tuple(
-            (v, outer.first, piece.first)
-            for piece in others
-            for v in piece.kept
-            if v.id not in kept
-        )
-        total = self._price_of(cut) + sum(piece.price for piece in others)
-        return _Piece((outer, *inner), cut.kept, total, held)
-
-    def _pieces(
-        self, parts: Mapping[int, Sequence[Node]], price: float, there: Mapping[int, float]
-    ) -> dict[int, _Piece]:
-        """For each row of stages what is to be kept for it, and what runs again.
-
-        What is kept for the rows before, which end with later layers, is there anyway.
-        """
-        pieces: dict[int, _Piece] = {}
-        anyway = dict(there)
-        for number, stages in parts.items():
-            own = frozenset(s.id for s in stages)
-            cut = self._cut(self._read_by(own), price, anyway)
-            span = Span(stages[0], own, cut.recomputed)
-            pieces[number] = _Piece((span,), cut.kept, self._price_of(cut))
-            anyway |= dict.fromkeys((v.id for v in cut.kept), 0.0)
-        return pieces
-
-    def _read_by(self, stages: frozenset[int]) -> list[int]:
-        """Ids of the storage roots that stages read."""
-        return [r for r, by in self._readers.items() if any(s.id in stages for s in by)]
-
-    def _cut(self, needed: Sequence[int], price: float, there: Mapping[int, float]) -> Cut:
-        return self._cuts.minimum(price, there, needed=needed)
-
-    def _price_of(self, cut: Cut) -> float:
-        """The price of what a cut computes again."""
-        return sum(self._prices.get(i, 0.0) for i in cut.recomputed)
-
-    def _choice(self, rows: Sequence[_Piece | None]) -> _Choice:
+    def _choice(self, rows: Sequence[Piece | None]) -> _Choice:
         """The cut in which some pieces run again."""
         pieces = [p for p in rows if p is not None and p.recomputed]
         covered = frozenset().union(*(p.stages for p in pieces))
@@ -426,7 +295,7 @@ class _Family:
         total = self._base_price + price
         return _Choice(cut, self._peak(pieces, kept), price, total, tuple(rows))
 
-    def _peak(self, pieces: Sequence[_Piece], kept: Mapping[int, Value]) -> int:
+    def _peak(self, pieces: Sequence[Piece], kept: Mapping[int, Value]) -> int:
         """The estimated peak in bytes."""
         start = {id: span.first for p in pieces for span in p.spans for id in span.stages}
         base = {root.id for root in self._base.kept}
@@ -436,7 +305,7 @@ class _Family:
         held = [h for p in pieces for h in p.held if h[0].id not in kept]
         return self._estimator.peak(resumed, added, held)
 
-    def _price(self, pieces: Sequence[_Piece], kept: Mapping[int, Value]) -> float:
+    def _price(self, pieces: Sequence[Piece], kept: Mapping[int, Value]) -> float:
         there = {v.node.id for v in kept.values()}
         spans = [span for p in pieces for span in p.spans]
         spared = (self._prices.get(i, 0.0) for span in spans for i in span.recomputed & there)
