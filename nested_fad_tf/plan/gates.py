@@ -42,13 +42,14 @@ class Gates:
         _, early, late = self._held.setdefault(stage.id, (stage, [], []))
         (early if shared else late).append(copy)
 
-    def close(self, ends: Mapping[int, Sequence[Node]]) -> None:
+    def close(self, ends: Mapping[int, Sequence[Node]], before: Sequence[Node] = ()) -> None:
         """Adds what makes the copies wait, for their stage and the end of those before.
 
         Args:
             ends: By a stage's node id: what the next one waits for.
+            before: What the first of the stages waits for.
         """
-        waits: list[Node] = []
+        waits = list(before)
         for stage_id in sorted(self._held.keys() | ends.keys()):
             if stage_id in self._held:
                 stage, *batches = self._held[stage_id]

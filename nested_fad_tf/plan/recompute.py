@@ -122,7 +122,7 @@ class Recomputation:
                         self.builder.redirect(node, index, mask)
                 elif scope.home(value) is not None:
                     self.builder.redirect(node, index, self._copy_for(value, scope))
-        self._gates.close(self._stages.ends)
+        self._gates.close(self._stages.ends, self._stages.aside)
 
     def _scope_of(self, stage: Node) -> _Scope:
         if stage.id not in self._scopes:

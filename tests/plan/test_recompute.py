@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
-from traced import SQUARE, candidates_of, mish, names, node, numbers
+from traced import SIZE, SQUARE, candidates_of, mish, names, node, numbers
 
 import nested_fad_tf as nfad
 from nested_fad_tf.graph.nodes import Node
@@ -157,6 +157,32 @@ def test_without_ordering_edges_the_peak_would_be_higher():
     for copy in rewrite.nodes:
         copy.controls.clear()
     assert simulate(candidates.view, rewrite).peak_bytes > after
+
+
+def test_the_first_stage_waits_for_losses_and_metrics():
+    """The executor leaves them for the end, and what they read stays alive as long."""
+
+    def step(x, w):
+        with tf.GradientTape() as tape:
+            tape.watch(w)
+            y = x
+            for i in range(4):
+                y = mish(y @ w[i])
+            loss = tf.reduce_sum(y * y)
+        return loss, tf.argmax(y, 1), tape.gradient(loss, w)
+
+    candidates = candidates_of(step, SQUARE, tf.TensorSpec([4, 128, 128]))
+    aside = names(Stages(candidates).aside)
+    assert aside == ["Sum", "ArgMax"]
+    _, rewrite = recompute(candidates, minimum_cut(candidates, 0.05))
+    waiting = [copy for copy in rewrite.nodes if "ArgMax" in names(copy.controls)]
+    (stage,) = {copy.controls[0].id for copy in waiting}
+    assert stage == min(copy.controls[0].id for copy in rewrite.nodes if copy.controls)
+    after = simulate(candidates.view, rewrite).peak_bytes
+    for copy in waiting:
+        assert set(aside) <= set(names(copy.controls))
+        copy.controls[:] = [c for c in copy.controls if c.name not in aside]
+    assert simulate(candidates.view, rewrite).peak_bytes >= after + SIZE
 
 
 def test_all_that_a_cut_promises_to_free_is_read_no_more():
