@@ -81,11 +81,12 @@ def main():
             ),
             "compiled groups": result(offload.replace(fuse="xla")),
             "met without": result(offload.replace(budget=int(0.6 * without["peak"]))),
-            # More than recomputation alone can do.
-            "met": result(offload.replace(budget=int(1.01 * everything["peak"]))),
             "missed": result(offload.replace(budget=1000)),
             "on the host": result(offload, device=HOST),
         }
+        # As in a model that computing again doesn't help as much as this one.
+        with mock.patch("nested_fad_tf.plan.budget.COUNTS", ()):
+            found["met"] = result(offload.replace(budget=int(1.01 * everything["peak"])))
     pathlib.Path(sys.argv[1]).write_text(json.dumps(found), encoding="utf-8")
 
 

@@ -16,8 +16,10 @@ import nested_fad_tf as nfad
 from nested_fad_tf.graph import devices
 
 HERE = pathlib.Path(__file__).parent
-USED = ["all", "unknown batch", "compiled groups", "met", "missed"]
+USED = ["all", "unknown batch", "compiled groups", "met"]
 UNUSED = ["without", "met without", "on the host"]
+# Where computing again needs less than what comes back from the host.
+MISSED = "missed"
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,7 @@ def results(tmp_path_factory):
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("case", USED + UNUSED)
+@pytest.mark.parametrize("case", [*USED, *UNUSED, MISSED])
 def test_the_step_stays_what_it_is(results, case):
     assert results[case]["changed"]
     assert results[case]["loss"] < 1e-6
@@ -43,9 +45,7 @@ def test_the_step_stays_what_it_is(results, case):
 def test_what_is_kept_goes_to_the_host_and_comes_back(results, case):
     result = results[case]
     moved = len(result["bytes_of_host_copies"])
-    assert 0 < moved <= result["kept"]
-    if case != "missed":  # the last layer's is read at once
-        assert moved < result["kept"]
+    assert 0 < moved < result["kept"]
     # They are in the graph that TensorFlow has optimized, and come back in time, not before.
     assert result["to_host"] == result["from_host"] == result["waiting"] == result["back"] == moved
 
@@ -69,7 +69,7 @@ def test_notes_say_what_came_of_it(results):
     assert f"in host memory, {moved} of 16 tensors" in results["all"]["note"]
     assert "MiB is met by keeping" in results["met"]["note"]
     assert "is met by running" in results["met without"]["note"]
-    assert "is not met: the least that was found is" in results["missed"]["note"]
+    assert "is not met: the least that was found is" in results[MISSED]["note"]
     assert "isn't made on an accelerator" in results["on the host"]["note"]
 
 
