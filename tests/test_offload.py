@@ -16,10 +16,16 @@ import nested_fad_tf as nfad
 from nested_fad_tf.graph import devices
 
 HERE = pathlib.Path(__file__).parent
-USED = ["all", "unknown batch", "compiled groups", "met"]
+# Whether all that is kept moves, or no more than it takes.
+USED = {
+    "all": False,
+    "unknown batch": False,
+    "compiled groups": False,
+    "noisy": False,
+    "met": False,
+    "missed": True,
+}
 UNUSED = ["without", "met without", "on the host"]
-# Where computing again needs less than what comes back from the host.
-MISSED = "missed"
 
 
 @pytest.fixture(scope="module")
@@ -34,18 +40,19 @@ def results(tmp_path_factory):
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("case", [*USED, *UNUSED, MISSED])
+@pytest.mark.parametrize("case", [*USED, *UNUSED])
 def test_the_step_stays_what_it_is(results, case):
     assert results[case]["changed"]
     assert results[case]["loss"] < 1e-6
     assert results[case]["gradients"] < 1e-5
 
 
-@pytest.mark.parametrize("case", USED)
-def test_what_is_kept_goes_to_the_host_and_comes_back(results, case):
+@pytest.mark.parametrize(("case", "whole"), USED.items())
+def test_what_is_kept_goes_to_the_host_and_comes_back(results, case, whole):
     result = results[case]
     moved = len(result["bytes_of_host_copies"])
-    assert 0 < moved < result["kept"]
+    assert 0 < moved <= result["kept"]
+    assert (moved == result["kept"]) is whole
     # They are in the graph that TensorFlow has optimized, and come back in time, not before.
     assert result["to_host"] == result["from_host"] == result["waiting"] == result["back"] == moved
 
@@ -61,7 +68,7 @@ def test_peaks_fall(results):
     assert results["all"]["peak"] < 0.5 * without
     assert results["unknown batch"]["peak"] < 0.5 * without
     assert results["compiled groups"]["peak"] < 0.5 * without
-    assert results["met"]["peak"] <= 1.01 * results["all"]["peak"]
+    assert results["met"]["peak"] <= 1.01 * results["noisy"]["peak"]
 
 
 def test_notes_say_what_came_of_it(results):
@@ -69,7 +76,7 @@ def test_notes_say_what_came_of_it(results):
     assert f"in host memory, {moved} of 16 tensors" in results["all"]["note"]
     assert "MiB is met by keeping" in results["met"]["note"]
     assert "is met by running" in results["met without"]["note"]
-    assert "is not met: the least that was found is" in results[MISSED]["note"]
+    assert "is not met: the least that was found is" in results["missed"]["note"]
     assert "isn't made on an accelerator" in results["on the host"]["note"]
 
 

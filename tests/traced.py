@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -86,6 +86,20 @@ def normalized(x: tf.Tensor) -> tf.Tensor:
     """What a layer normalization computes of rows, without its scale and offset."""
     mean, variance = tf.nn.moments(x, -1, keepdims=True)
     return (x - mean) * tf.math.rsqrt(variance + 1e-3)
+
+
+def layers(activation: Callable[[tf.Tensor], tf.Tensor]) -> Callable[..., Any]:
+    """A step of layers with an activation each: the loss, and the gradients of the weights."""
+
+    def step(x: tf.Tensor, *weights: tf.Tensor) -> tuple[tf.Tensor, Sequence[tf.Tensor]]:
+        with tf.GradientTape() as tape:
+            tape.watch(weights)
+            for weight in weights:
+                x = activation(x @ weight)
+            loss = tf.reduce_sum(tf.square(x))
+        return loss, tape.gradient(loss, weights)
+
+    return step
 
 
 def penalized_loss(model: Callable[..., Any], x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:

@@ -9,7 +9,7 @@ Uses private TensorFlow API, checked on 2.18 to 2.21: `Operation._is_stateful`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -252,45 +252,39 @@ class GraphView:
     @functools.cached_property
     def made_of_constants(self) -> frozenset[int]:
         """Ids of the nodes that depend on constants alone and could run before anything else."""
-        inputs, controls = [n.inputs for n in self.nodes], [n.controls for n in self.nodes]
-        return made_of_constants(self.nodes, inputs, controls)
+        return made_of_constants(self.nodes, *self.edges)
+
+    @property
+    def edges(self) -> tuple[list[list[Value]], list[list[Node]]]:
+        """Per node id what it reads, and what it waits for."""
+        return [n.inputs for n in self.nodes], [n.controls for n in self.nodes]
 
     @property
     def live(self) -> Sequence[bool]:
         """Per node id, whether it runs: TensorFlow removes dead code before it runs a function."""
         if self._live is None:
-            inputs = [node.inputs for node in self.nodes]
-            self._live = self.reachable(self.nodes, inputs, [node.controls for node in self.nodes])
+            self._live = self.reachable(*self.edges)
         return self._live
 
     def reachable(
         self,
-        nodes: Sequence[Node],
         inputs: Sequence[Sequence[Value]],
         controls: Sequence[Sequence[Node]],
     ) -> list[bool]:
         """What the function's results and effects need.
 
         Args:
-            nodes: The view's nodes, perhaps with further ones behind them.
-            inputs: What each of them reads.
+            inputs: What each of the view's nodes reads, and perhaps further ones behind them.
             controls: What each of them waits for.
 
         Returns:
             For each node whether it runs.
         """
-        live = [False] * len(nodes)
-        stack = [v.node for v in self.outputs] + self.control_outputs
+        starts = [v.node for v in self.outputs] + self.control_outputs
         if self.compiled:
             # XLA runs whatever has effects, TensorFlow what is a control output.
-            stack += [n for n in self.nodes if n.stateful and n.op_type != "ReadVariableOp"]
-        while stack:
-            node = stack.pop()
-            if not live[node.id]:
-                live[node.id] = True
-                stack += [v.node for v in inputs[node.id] if not live[v.node.id]]
-                stack += controls[node.id]
-        return live
+            starts += [n for n in self.nodes if n.stateful and n.op_type != "ReadVariableOp"]
+        return ancestors(starts, inputs, controls)
 
     def constant(self, value: Value) -> np.ndarray | None:
         """The contents of a `Const`, if that is what a value is.
@@ -334,3 +328,27 @@ def _decoded(proto: bytes) -> np.ndarray:
 def is_stateful(op: tf.Operation) -> bool:
     """Whether TensorFlow's registry marks the op as stateful (unknown ops count as stateful)."""
     return bool(op._is_stateful)
+
+
+def ancestors(
+    starts: Iterable[Node], inputs: Sequence[Sequence[Value]], controls: Sequence[Sequence[Node]]
+) -> list[bool]:
+    """Finds what nodes depend on.
+
+    Args:
+        starts: The nodes.
+        inputs: Per node id what a node reads.
+        controls: What it waits for.
+
+    Returns:
+        For each node whether one of `starts` depends on it, or is it.
+    """
+    found = [False] * len(inputs)
+    stack = list(starts)
+    while stack:
+        node = stack.pop()
+        if not found[node.id]:
+            found[node.id] = True
+            stack += [v.node for v in inputs[node.id] if not found[v.node.id]]
+            stack += controls[node.id]
+    return found

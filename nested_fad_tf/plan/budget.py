@@ -98,10 +98,10 @@ def fit(
         The plan, the least that was found if none is within the budget; and what came of it, for
         the report.
     """
-    relaxed = relax(candidates)
+    cuts = Cuts(relax(candidates))
     first, *patient = _starts(candidates, stages, base, options)
-    families = [_Family(candidates, relaxed, stages, first, ())]
-    families += [_Family(candidates, relaxed, stages, s, base.cut.kept) for s in patient]
+    families = [_Family(candidates, cuts, stages, first, ())]
+    families += [_Family(candidates, cuts, stages, s, base.cut.kept) for s in patient]
     choices = [c for family in families for c in family.choices(MARGIN * limit)]
     met: _Try | None = None
     least = base
@@ -205,7 +205,7 @@ class _Family:
 
     Args:
         candidates: The buffers of the forward pass.
-        relaxed: The same, as `relax` gives them.
+        cuts: Those of the graph, with what `relax` lets run again.
         stages: Their stages.
         base: The plan to start from; it has no spans.
         checkpoints: What spans may start from as if it were kept anyway, as one more way.
@@ -217,13 +217,13 @@ class _Family:
     def __init__(
         self,
         candidates: Candidates,
-        relaxed: Candidates,
+        cuts: Cuts,
         stages: Stages,
         base: Attempt,
         checkpoints: Sequence[Value],
     ) -> None:
         self._base = base.cut
-        self._relaxed = relaxed
+        self._relaxed = cuts.candidates
         self._estimator = Estimator(candidates.view, base.lifetimes)
         # What a span can do something about: by storage root, the stages that read it.
         readers = stages.readers_of(base.cut).items()
@@ -233,9 +233,7 @@ class _Family:
             for n in candidates.view.nodes
             if not candidates.roles.cotangent[n.id] and self._may_run_again(n)
         }
-        self._divisions = Divisions(
-            relaxed, stages.in_order, self._readers, self._prices, checkpoints
-        )
+        self._divisions = Divisions(cuts, stages.in_order, self._readers, self._prices, checkpoints)
         self.forward_price = sum(self._prices.values())
         self._base_price = sum(
             count * self._prices.get(i, 0.0) for i, count in stages.copies(base.cut).items()

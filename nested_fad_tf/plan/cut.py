@@ -113,10 +113,13 @@ class Cuts:
     Args:
         candidates: The buffers and their prices.
         costs: Those of the graph, if they are at hand.
+
+    Attributes:
+        candidates: The buffers.
     """
 
     def __init__(self, candidates: Candidates, costs: Costs | None = None) -> None:
-        self._candidates = candidates
+        self.candidates = candidates
         costs = costs or Costs(candidates)
         self._network = network = Network()
         self._entry: dict[int, int] = {}  # node id -> its "in" side
@@ -139,6 +142,11 @@ class Cuts:
             root_id: network.edge(out, SINK, 0.0) for root_id, out in self._leaving.items()
         }
         self._capacities = network.capacities()
+        self._keep_edges = np.array(list(self._keep.values()), int)
+        # Those of what may be computed again, and where they are among all of `_again`.
+        again = np.array(list(self._again.values()), int)
+        self._free = np.flatnonzero(np.isfinite(self._capacities[again]))
+        self._free_edges = again[self._free]
 
     def minimum(
         self,
@@ -166,17 +174,14 @@ class Cuts:
         if not self._entry:
             return Cut((), frozenset())
         capacities = self._capacities.copy()
-        again = np.array(list(self._again.values()))
-        free = np.isfinite(capacities[again])
-        prices = capacities[again[free]] * self._factors(tradeoff, times)[free]
-        capacities[again[free]] = np.maximum(1.0, prices)
+        prices = capacities[self._free_edges] * self._factors(tradeoff, times)[self._free]
+        capacities[self._free_edges] = np.maximum(1.0, prices)
         capacities[[self._again[i] for i in checkpoints if i in self._again]] = np.inf
         for root_id, factor in (surcharge or {}).items():
             if root_id in self._keep:
                 capacities[self._keep[root_id]] *= factor
-        keep = list(self._keep.values())
-        capacities[keep] = np.maximum(1.0, capacities[keep])
-        wanted = self._candidates.needed if needed is None else needed
+        capacities[self._keep_edges] = np.maximum(1.0, capacities[self._keep_edges])
+        wanted = self.candidates.needed if needed is None else needed
         capacities[[self._needed[root_id] for root_id in wanted]] = np.inf
         return self._cut(self._network.sink_side(capacities))
 
@@ -191,13 +196,13 @@ class Cuts:
     def _cut(self, side: np.ndarray) -> Cut:
         """The cut, by which nodes of the network lie on the sink's side."""
         recomputed = frozenset(i for i, inside in self._entry.items() if side[inside])
-        values = self._candidates.view.values
+        values = self.candidates.view.values
         kept = tuple(
             values[root_id]
             for root_id, out in self._leaving.items()
             if side[out] and not side[self._entry[values[root_id].node.id]]
         )
-        return Cut(kept, recomputed, stored=self._candidates.stored(kept))
+        return Cut(kept, recomputed, stored=self.candidates.stored(kept))
 
 
 def minimum_cut(

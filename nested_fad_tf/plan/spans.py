@@ -10,7 +10,6 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
 from nested_fad_tf.graph.nodes import Node, Value
-from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.cut import Cut, Cuts, Span
 
 # Into how many spans the backward pass is divided.
@@ -59,7 +58,7 @@ class Divisions:
     """Divides the stages into rows.
 
     Args:
-        relaxed: The buffers of the forward pass, with what a budget lets run again.
+        cuts: Those of the graph, with what a budget lets run again.
         stages: The stages in order.
         readers: By the ids of storage roots, the stages that read them, in order.
         prices: By the ids of nodes what it takes to run them.
@@ -68,14 +67,14 @@ class Divisions:
 
     def __init__(
         self,
-        relaxed: Candidates,
+        cuts: Cuts,
         stages: Sequence[Node],
         readers: Mapping[int, Sequence[Node]],
         prices: Mapping[int, float],
         checkpoints: Sequence[Value],
     ) -> None:
-        self._values = relaxed.view.values
-        self._cuts = Cuts(relaxed)
+        self._values = cuts.candidates.view.values
+        self._cuts = cuts
         self._stages = stages
         self._readers = readers
         self._prices = prices

@@ -13,9 +13,11 @@ of stages that its copies reach.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 
 from nested_fad_tf.graph.nodes import Node, Value
+from nested_fad_tf.graph.view import ancestors
 from nested_fad_tf.ops import elementwise, views
 from nested_fad_tf.plan.candidates import Candidates
 from nested_fad_tf.plan.cut import Cut, Span
@@ -33,9 +35,6 @@ class Stages:
         anchors: By a cotangent op's node id: the stage that has begun when its result is there.
         ends: By a stage's node id: what its readers make of it. The next stage waits for these.
         in_order: The stages, in the order in which they are traced and run.
-        aside: What makes something of large values in the forward pass that the backward pass
-            doesn't read, such as a loss or a metric. The first stage waits for these: the executor
-            is free to leave them, with what they read, for the end.
     """
 
     def __init__(self, candidates: Candidates) -> None:
@@ -64,9 +63,27 @@ class Stages:
             if not (_passes_through(node) or node.stateful):
                 self.ends.setdefault(stage.id, []).append(node)
         self.in_order = sorted({stage.id: stage for stage in self.of.values()}.values(), key=_id)
-        self.aside = _aside(candidates)
         self._number = {stage.id: i for i, stage in enumerate(self.in_order)}
         self._read = self._read_by_stages()
+
+    @functools.cached_property
+    def aside(self) -> Sequence[Node]:
+        """What makes something of large values in the forward pass that no late op depends on.
+
+        Such as a loss, or a metric. The first stage waits for these: the executor is free to leave
+        them, with what they read, for the end. Ops that only work element by element aren't among
+        them: others read what they make, and they may be fused.
+        """
+        view, late = self._candidates.view, self._candidates.late
+        leads = ancestors((n for n in view.nodes if late[n.id]), *view.edges)
+        return [
+            node
+            for node in view.nodes
+            if view.live[node.id]
+            and not (leads[node.id] or node.stateful or _passes_through(node))
+            and node.op_type not in views.SHAPE_ONLY
+            and not all(map(self._candidates.is_free, node.inputs))
+        ]
 
     def copies(self, cut: Cut) -> Mapping[int, int]:
         """Counts how often a cut computes each node again.
@@ -232,27 +249,6 @@ def read_by_copy(value: Value, packed: Container[int]) -> Sequence[Value]:
     if value.node.op_type in views.PAIRWISE_ALIASES:
         return (value.node.inputs[value.index],)
     return value.node.inputs
-
-
-def _aside(candidates: Candidates) -> list[Node]:
-    """Ops of the forward pass that read something large and that no late op depends on.
-
-    Not those that only work element by element: others read what they make, and they may be fused.
-    """
-    view, late = candidates.view, candidates.late
-    leads = list(late)
-    for node in reversed(view.nodes):
-        if leads[node.id]:
-            for before in (*(v.node for v in node.inputs), *node.controls):
-                leads[before.id] = True
-    return [
-        node
-        for node in view.nodes
-        if view.live[node.id]
-        and not (leads[node.id] or node.stateful or _passes_through(node))
-        and node.op_type not in views.SHAPE_ONLY
-        and not all(map(candidates.is_free, node.inputs))
-    ]
 
 
 def _id(node: Node) -> int:

@@ -46,7 +46,7 @@ class Wiring:
         self.controls: list[Sequence[Node]] = [node.controls for node in self.nodes]
         for node_id in rewrite.released:
             self.controls[node_id] = ()
-        self.live = view.reachable(self.nodes, self.inputs, self.controls)
+        self.live = view.reachable(self.inputs, self.controls)
         self.order = self._sorted()
 
     def _sorted(self) -> list[Node]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from traced import SIZE, SQUARE, candidates_of
+from traced import SIZE, SQUARE, candidates_of, layers
 
 from nested_fad_tf.bench import yardstick
 from nested_fad_tf.bench.exact_budget import Programme
@@ -141,18 +141,8 @@ def test_as_good_as_trying_everything(reads, sizes):
     assert programme.least_peak().peak == pytest.approx(min(best) * MIB)
 
 
-def layers(x, *weights):
-    with tf.GradientTape() as tape:
-        tape.watch(weights)
-        h = x
-        for weight in weights:
-            h = tf.tanh(h @ weight)
-        loss = tf.sqrt(tf.reduce_sum(h * h))
-    return loss, tape.gradient(loss, weights)
-
-
 def test_a_traced_step_counts_as_much_as_it_is_simulated_to():
-    candidates = candidates_of(layers, *[SQUARE] * 5)
+    candidates = candidates_of(layers(tf.tanh), *[SQUARE] * 5)
     timeline = find_timeline(candidates, 1024)
     programme = Programme(timeline)
     assert timeline.grain == SIZE
@@ -163,7 +153,7 @@ def test_a_traced_step_counts_as_much_as_it_is_simulated_to():
 
 
 def test_a_plan_is_never_better_than_the_optimum():
-    candidates = candidates_of(layers, *[SQUARE] * 5)
+    candidates = candidates_of(layers(tf.tanh), *[SQUARE] * 5)
     timeline = find_timeline(candidates, 1024)
     programme = Programme(timeline)
     plain = simulate(candidates.view).peak_bytes

@@ -6,8 +6,8 @@ import functools
 
 import keras
 import numpy as np
-import one_group
 import pytest
+import step_groups
 import tensorflow as tf
 from traced import numbers
 
@@ -24,15 +24,15 @@ def small_groups(monkeypatch):
 
 def kinds(step, *shapes) -> list[str]:
     specs = [tf.TensorSpec(shape) for shape in shapes]
-    return [made.op_type for made in body.steps(*one_group.find(step, *specs))]
+    return [made.op_type for made in body.steps(*step_groups.find(step, *specs))]
 
 
 def assert_same_bits(step, *shapes, dynamic: bool) -> None:
     """Checks a step's only group, compiled, against the step as TensorFlow runs it."""
     specs = [tf.TensorSpec((None, *s[1:]) if dynamic and len(s) > 1 else s) for s in shapes]
     args = [numbers(*shape, seed=i) for i, shape in enumerate(shapes)]
-    found = one_group.find(step, *specs)
-    got = one_group.call(*found, *args, inside={"Cumsum": tf.cumsum(args[0])})
+    found = step_groups.find(step, *specs)
+    got = step_groups.call(*found, *args, inside={"Cumsum": tf.cumsum(args[0])})
     wanted = tf.function(lambda *args: step(*args), input_signature=specs)(*args)
     np.testing.assert_array_equal(got, wanted)
 

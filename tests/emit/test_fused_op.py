@@ -2,15 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import step_groups
 import tensorflow as tf
-from traced import mish, numbers, view_of
+from traced import mish, numbers
 
 from nested_fad_tf.emit.fused_op import FusedOps
-from nested_fad_tf.graph.roles import find_roles
-from nested_fad_tf.graph.view import GraphView
 from nested_fad_tf.plan import groups
-from nested_fad_tf.plan.rewrite import Group, Rewrite
-from nested_fad_tf.plan.wiring import Wiring
 
 MATRIX = tf.TensorSpec([16, 16])
 
@@ -20,18 +17,9 @@ def small_groups(monkeypatch):
     monkeypatch.setattr(groups, "_LEAST_SAVED", 0)
 
 
-def groups_of(step, *specs) -> tuple[GraphView, tuple[Group, ...]]:
-    view = view_of(step, *specs)
-    return view, groups.find_groups(Wiring(view, Rewrite()), find_roles(view), 256, choosy=False)
-
-
-def fused(view: GraphView, compiled: bool = False) -> FusedOps:
-    return FusedOps(Wiring(view, Rewrite()), compiled)
-
-
 def call_all(step, *specs) -> tuple[FusedOps, int]:
-    view, found = groups_of(step, *specs)
-    ops = fused(view)
+    found, wiring = step_groups.find_all(step, *specs)
+    ops = FusedOps(wiring, compiled=False)
     with tf.Graph().as_default():
         for group in found:
             ops.call(group, [tf.ones(v.shape, v.dtype) for v in group.inputs])
@@ -55,8 +43,8 @@ def test_every_call_is_like_the_first():
             x = mish(x @ w)
         return x @ w
 
-    view, found = groups_of(step, MATRIX, MATRIX)
-    ops = fused(view)
+    found, wiring = step_groups.find_all(step, MATRIX, MATRIX)
+    ops = FusedOps(wiring, compiled=False)
     with tf.Graph().as_default():
         arguments = [[tf.ones(v.shape, v.dtype) for v in group.inputs] for group in found]
         calls = [ops.call(group, a) for group, a in zip(found, arguments, strict=True)]
@@ -108,10 +96,10 @@ def test_a_call_computes_what_its_ops_would(compiled):
         b = tf.where(a > 0.1, a, h - 2.0)
         return a @ w, b @ w
 
-    view, (group,) = groups_of(step, MATRIX, MATRIX)
+    (group,), wiring = step_groups.find_all(step, MATRIX, MATRIX)
     h = numbers(16, 16)
     a = tf.tanh(h * tf.exp(0.3))
-    ops = fused(view, compiled)
+    ops = FusedOps(wiring, compiled)
     outputs = tf.function(lambda h: ops.call(group, [h]))(h)
     wanted = {"Tanh": a, "SelectV2": tf.where(a > 0.1, a, h - 2.0)}
     assert len(outputs) == 2
@@ -120,8 +108,8 @@ def test_a_call_computes_what_its_ops_would(compiled):
 
 
 def test_a_call_can_be_differentiated_twice():
-    view, (group,) = groups_of(lambda x, w: mish(x @ w) @ w, MATRIX, MATRIX)
-    ops = fused(view)
+    (group,), wiring = step_groups.find_all(lambda x, w: mish(x @ w) @ w, MATRIX, MATRIX)
+    ops = FusedOps(wiring, compiled=False)
     x = numbers(16, 16)
 
     def second(function):
@@ -139,8 +127,10 @@ def test_a_call_can_be_differentiated_twice():
 
 
 def test_functions_say_what_is_inside():
-    view, (group,) = groups_of(lambda x, w: tf.sin(mish(mish(x @ w))) @ w, MATRIX, MATRIX)
-    ops = fused(view)
+    (group,), wiring = step_groups.find_all(
+        lambda x, w: tf.sin(mish(mish(x @ w))) @ w, MATRIX, MATRIX
+    )
+    ops = FusedOps(wiring, compiled=False)
 
     @tf.function
     def caller(x):
@@ -152,8 +142,10 @@ def test_functions_say_what_is_inside():
 
 
 def test_unknown_dimensions_stay_known_as_far_as_they_were():
-    view, (group,) = groups_of(lambda x, w: mish(x @ w) @ w, tf.TensorSpec([None, 16]), MATRIX)
-    ops = fused(view)
+    (group,), wiring = step_groups.find_all(
+        lambda x, w: mish(x @ w) @ w, tf.TensorSpec([None, 16]), MATRIX
+    )
+    ops = FusedOps(wiring, compiled=False)
 
     @tf.function(input_signature=[tf.TensorSpec([None, 16])])
     def caller(x):

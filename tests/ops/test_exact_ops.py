@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-import one_group
 import pytest
+import step_groups
 import tensorflow as tf
 from op_samples import Op, ordinary, runs
 
@@ -63,5 +63,5 @@ def test_what_is_added_to_an_exact_op_is_rounded_apart(name, monkeypatch):
 
         args = [*inputs, other]
         specs = [tf.TensorSpec(x.shape, x.dtype) for x in args]
-        got = one_group.call(*one_group.find(total, *specs), *args)
+        got = step_groups.call(*step_groups.find(total, *specs), *args)
         np.testing.assert_array_equal(got, total(*args))

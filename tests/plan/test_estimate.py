@@ -10,7 +10,7 @@ import nested_fad_tf as nfad
 from nested_fad_tf.plan import budget
 from nested_fad_tf.plan.attempt import Attempt, attempt
 from nested_fad_tf.plan.candidates import Candidates
-from nested_fad_tf.plan.cut import minimum_cut
+from nested_fad_tf.plan.cut import Cuts, minimum_cut
 from nested_fad_tf.plan.estimate import Estimator
 from nested_fad_tf.plan.peak import simulate
 from nested_fad_tf.plan.stages import Stages
@@ -98,8 +98,8 @@ def test_what_never_lived_past_the_forward_pass_changes_nothing(candidates, base
 
 def test_choices_of_a_budget_are_about_what_is_simulated(candidates, base):
     stages = Stages(candidates)
-    family = budget._Family(candidates, budget.relax(candidates), stages, base, ())
-    choices = family.choices(0.0)
+    cuts = Cuts(budget.relax(candidates))
+    choices = budget._Family(candidates, cuts, stages, base, ()).choices(0.0)
     assert len(choices) > 3
     for choice in choices:
         simulated = attempt(candidates, stages, choice.cut, 0.0, OPTIONS).lifetimes.peak_bytes

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
-from traced import SIZE, SQUARE, candidates_of, mish, names, numbers
+from traced import SIZE, SQUARE, candidates_of, layers, mish, names, numbers
 
 import nested_fad_tf as nfad
 from nested_fad_tf.plan import forward_ad, groups
@@ -202,16 +202,7 @@ def test_output_gradients_are_factored():
 
 def test_a_layer_waits_for_the_gradient_of_the_weights_of_the_one_after():
     """Else all those products, with what they read, may be left for the end."""
-
-    def step(x, *weights):
-        with tf.GradientTape() as tape:
-            tape.watch(weights)
-            for w in weights:
-                x = mish(x @ w)
-            loss = tf.reduce_sum(x**2)
-        return tape.gradient(loss, weights)
-
-    candidates = candidates_of(step, *[SQUARE] * 5, fused=True)
+    candidates = candidates_of(layers(mish), *[SQUARE] * 5, fused=True)
     plan = forward_ad.plan(candidates, OPTIONS)
     cotangent = candidates.roles.cotangent
     products = [n for n in candidates.view.nodes if n.op_type == "MatMul" and cotangent[n.id]]

@@ -6,15 +6,14 @@ from collections import Counter
 
 import pytest
 import tensorflow as tf
-from traced import SQUARE, assert_same, candidates_of, numbers
+from traced import SQUARE, assert_same, candidates_of, layers, numbers
 
 import nested_fad_tf as nfad
 from nested_fad_tf.ops import views
 from nested_fad_tf.plan import budget
-from nested_fad_tf.plan import stages as stages_of_a_graph
-from nested_fad_tf.plan.attempt import attempt
+from nested_fad_tf.plan.attempt import Attempt, attempt
 from nested_fad_tf.plan.candidates import Candidates
-from nested_fad_tf.plan.cut import minimum_cut
+from nested_fad_tf.plan.cut import Cuts, minimum_cut
 from nested_fad_tf.plan.stages import Stages
 from nested_fad_tf.plan.strategies import STRATEGIES
 
@@ -25,14 +24,7 @@ OPTIONS = nfad.Options(fuse="ops", min_bytes=1024, on_error="raise")
 WEIGHTS = [numbers(128, 128, seed=i, scale=0.2) for i in range(LAYERS)]
 
 
-def step(x, *weights):
-    with tf.GradientTape() as tape:
-        tape.watch(weights)
-        h = x
-        for weight in weights:
-            h = tf.tanh(h @ weight)
-        loss = tf.reduce_sum(tf.square(h))
-    return loss, tape.gradient(loss, weights)
+step = layers(tf.tanh)
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +41,20 @@ def stages(candidates) -> Stages:
 def choices(candidates, stages) -> list:
     """The choices of a budget."""
     base = attempt(candidates, stages, minimum_cut(candidates, 1.0), 0.0, OPTIONS)
-    return budget._Family(candidates, budget.relax(candidates), stages, base, ()).choices(0.0)
+    cuts = Cuts(budget.relax(candidates))
+    return budget._Family(candidates, cuts, stages, base, ()).choices(0.0)
 
 
 @pytest.fixture(scope="module")
 def nested(choices) -> list:
     """Those with spans within others."""
     return [c for c in choices if any(span.outer for span in c.cut.spans)]
+
+
+@pytest.fixture(scope="module")
+def attempts(candidates, stages, nested) -> list[Attempt]:
+    """What those come to."""
+    return [attempt(candidates, stages, choice.cut, 0.0, OPTIONS) for choice in nested]
 
 
 def test_spans_lie_within_those_before_them(nested):
@@ -69,23 +68,21 @@ def test_spans_lie_within_those_before_them(nested):
                 assert span.first.id > span.outer.first.id
 
 
-def test_copies_are_counted_as_they_are_made(candidates, stages, nested):
-    for choice in nested:
-        tried = attempt(candidates, stages, choice.cut, 0.0, OPTIONS)
+def test_copies_are_counted_as_they_are_made(stages, attempts):
+    for tried in attempts:
         made = Counter(
             node.origin.id
             for node in tried.rewrite.nodes
             if node.op_type == node.origin.op_type and node.op_type not in views.ALIASES
         )
-        assert made == stages.copies(choice.cut)
+        assert made == stages.copies(tried.cut)
 
 
-def test_peaks_are_about_those_that_were_estimated(candidates, stages, nested):
-    for choice in nested:
-        simulated = attempt(candidates, stages, choice.cut, 0.0, OPTIONS).peak
+def test_peaks_are_about_those_that_were_estimated(nested, attempts):
+    for choice, tried in zip(nested, attempts, strict=True):
         # What a span needs while it runs is left out.
         made = max(len(span.recomputed) for span in choice.cut.spans)
-        assert choice.peak - 2 * SIZE <= simulated <= choice.peak + (made + 1) * SIZE
+        assert choice.peak - 2 * SIZE <= tried.peak <= choice.peak + (made + 1) * SIZE
 
 
 def test_the_same_peak_takes_less_work_than_with_single_spans(choices, nested):
@@ -100,7 +97,7 @@ def test_the_loss_does_not_hold_what_it_reads(candidates, monkeypatch):
         return STRATEGIES["auto"](candidates, OPTIONS.replace(budget=1)).after.peak_bytes
 
     found = least()
-    monkeypatch.setattr(stages_of_a_graph, "_aside", lambda candidates: [])
+    monkeypatch.setattr(Stages, "aside", ())
     assert found < least() - 0.9 * SIZE
 
 

@@ -1,4 +1,4 @@
-"""The only group of a step's ops, compiled, for tests of what it computes."""
+"""Groups of a step's ops, for tests of what they compute."""
 
 from __future__ import annotations
 
@@ -15,11 +15,16 @@ from nested_fad_tf.plan.rewrite import Group, Rewrite
 from nested_fad_tf.plan.wiring import Wiring
 
 
+def find_all(step: Callable[..., Any], *specs: Any) -> tuple[tuple[Group, ...], Wiring]:
+    """The groups of a step, and the graph they belong to."""
+    view = view_of(step, *specs)
+    wiring = Wiring(view, Rewrite())
+    return groups.find_groups(wiring, find_roles(view), 64, choosy=False), wiring
+
+
 def find(step: Callable[..., Any], *specs: Any) -> tuple[Group, Wiring]:
     """The only group of a step whose result something reads, and the graph it belongs to."""
-    view = view_of(lambda *args: tf.cumsum(step(*args)), *specs)
-    wiring = Wiring(view, Rewrite())
-    (group,) = groups.find_groups(wiring, find_roles(view), 64, choosy=False)
+    (group,), wiring = find_all(lambda *args: tf.cumsum(step(*args)), *specs)
     return group, wiring
 
 
