@@ -88,14 +88,17 @@ def normalized(x: tf.Tensor) -> tf.Tensor:
     return (x - mean) * tf.math.rsqrt(variance + 1e-3)
 
 
-def layers(activation: Callable[[tf.Tensor], tf.Tensor]) -> Callable[..., Any]:
+def layers(
+    activation: Callable[[tf.Tensor], tf.Tensor], *, residual: bool = False
+) -> Callable[..., Any]:
     """A step of layers with an activation each: the loss, and the gradients of the weights."""
 
     def step(x: tf.Tensor, *weights: tf.Tensor) -> tuple[tf.Tensor, Sequence[tf.Tensor]]:
         with tf.GradientTape() as tape:
             tape.watch(weights)
             for weight in weights:
-                x = activation(x @ weight)
+                made = activation(x @ weight)
+                x = x + made if residual else made
             loss = tf.reduce_sum(tf.square(x))
         return loss, tape.gradient(loss, weights)
 

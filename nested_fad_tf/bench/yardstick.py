@@ -157,6 +157,8 @@ class Yardstick:
         plan, found = self._heuristic(fraction, self._timeline, self._programme)
         budget = fraction * plan.before.peak_bytes
         limit = MARGIN * budget if found.simulated <= MARGIN * budget else budget
+        # Less what small tensors take, which the programme leaves out.
+        limit -= plan.before.peak_bytes % self._timeline.grain
         # What the heuristic found bounds the search, if it counts in the programme's memory too.
         within = found.peak is not None and found.peak <= limit
         known = {"at_most": found.price} if within else {}

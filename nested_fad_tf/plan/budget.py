@@ -13,8 +13,9 @@ which leave more to be recomputed by spans: the stages of a span share what it m
 spans there are, which of them are computed again, and at what price of time, makes a family of
 choices for each. Of those that are about within the budget some are mixed row by row, as long as
 that makes them cheaper. Peaks are estimated from the simulation of the plan that a choice starts
-from; the cheapest choice that a simulation of its own finds to be within the budget is taken. The
-plan of "auto" comes first: where it is within the budget, a budget changes nothing.
+from; the cheapest choice that a simulation of its own finds to be within the budget is taken, and
+what that leaves of the budget is spent (plan/spending.py). The plan of "auto" comes first: where it
+is within the budget, a budget changes nothing.
 
 How far this is from the best there is on small graphs: scripts/budget_yardstick.
 """
@@ -30,10 +31,11 @@ from nested_fad_tf.options import Options
 from nested_fad_tf.plan import cost
 from nested_fad_tf.plan.attempt import Attempt, attempt
 from nested_fad_tf.plan.candidates import Candidates
-from nested_fad_tf.plan.cut import Cut, Cuts, recompute_price
+from nested_fad_tf.plan.cut import Costs, Cut, Cuts, recompute_price
 from nested_fad_tf.plan.estimate import Estimator
 from nested_fad_tf.plan.peak import Lifetimes
 from nested_fad_tf.plan.spans import COUNTS, Divisions, Piece
+from nested_fad_tf.plan.spending import Spending
 from nested_fad_tf.plan.stages import Stages
 
 # Which shares of the spans, counted from the first layers, are computed again.
@@ -98,11 +100,12 @@ def fit(
         The plan, the least that was found if none is within the budget; and what came of it, for
         the report.
     """
-    cuts = Cuts(relax(candidates))
+    costs = Costs(candidates)
+    cuts = Cuts(relax(candidates), costs)
     first, *patient = _starts(candidates, stages, base, options)
     families = [_Family(candidates, cuts, stages, first, ())]
     families += [_Family(candidates, cuts, stages, s, base.cut.kept) for s in patient]
-    choices = [c for family in families for c in family.choices(MARGIN * limit)]
+    choices = [family.choices(limit) for family in families]
     met: _Try | None = None
     least = base
     for tried in _tries(candidates, stages, base, choices, limit, options):
@@ -114,9 +117,17 @@ def fit(
         if peak <= MARGIN * limit:
             break
     if met is not None:
+        met = _spent(met, Spending(candidates, stages, costs, options), limit)
         how = _how(met, families[0].forward_price)
         return met.attempt, outcome(met.attempt.lifetimes, limit, how)
     return least, outcome(least.lifetimes, limit, "")
+
+
+def _spent(met: _Try, spending: Spending, limit: int) -> _Try:
+    """What is cheaper, within the margin if that is where the plan is."""
+    within = MARGIN * limit if met.attempt.peak <= MARGIN * limit else limit
+    found = spending.spend(met.attempt, within)
+    return _Try(found, met.price - met.attempt.seconds + found.seconds)
 
 
 def outcome(found: Lifetimes, limit: int, how: str) -> str:
@@ -140,7 +151,7 @@ def _tries(
     candidates: Candidates,
     stages: Stages,
     base: Attempt,
-    choices: Sequence[_Choice],
+    choices: Sequence[Sequence[_Choice]],
     limit: int,
     options: Options,
 ) -> Iterator[_Try]:
@@ -187,17 +198,25 @@ def _what_is_least(found: Lifetimes) -> str:
     return f"the least that was found is {peak:.1f} MiB, at a time when {largest} are alive"
 
 
-def _worth_trying(choices: Sequence[_Choice], limit: int) -> list[_Choice]:
-    """Of the choices that none beats in time and memory: those about within the budget.
+def _worth_trying(families: Sequence[Sequence[_Choice]], limit: int) -> list[_Choice]:
+    """Those about within the budget, of the choices that none of the same family beats.
 
     They come by price. If there are none, those with the lowest peaks may do better than estimated.
     """
+    # What an estimate is off by differs from one plan to start from to another.
+    front = [choice for choices in families for choice in _front(choices)]
+    near = [c for c in front if c.peak <= _SLACK * limit]
+    worth = near or sorted(front, key=lambda c: c.peak)[:_SHOWN]
+    return sorted(worth, key=lambda c: c.total)
+
+
+def _front(choices: Sequence[_Choice]) -> list[_Choice]:
+    """The choices that none beats in time and memory."""
     front: list[_Choice] = []
     for choice in sorted(choices, key=lambda c: (c.total, c.peak)):
         if not front or choice.peak < _STEP * front[-1].peak:
             front.append(choice)
-    near = [c for c in front if c.peak <= _SLACK * limit]
-    return near or front[-_SHOWN:]
+    return front
 
 
 class _Family:
@@ -224,7 +243,7 @@ class _Family:
     ) -> None:
         self._base = base.cut
         self._relaxed = cuts.candidates
-        self._estimator = Estimator(candidates.view, base.lifetimes)
+        self._estimator = Estimator(candidates.view, base.lifetimes, stages.aside)
         # What a span can do something about: by storage root, the stages that read it.
         readers = stages.readers_of(base.cut).items()
         self._readers = {root: read for root, read in readers if root not in base.cut.stored}
@@ -249,10 +268,11 @@ class _Family:
                 for share in _SHARES:
                     first = len(pieces) - max(1, round(share * len(pieces)))
                     made.append(self._choice([*[None] * first, *pieces[first:]]))
-            within = [c for c in made if c.peak <= limit]
-            if within:
-                cheapest = min(within, key=lambda c: c.total)
-                made.append(self._mixed(cheapest, list(zip(*ways, strict=True)), limit))
+            for aim in (MARGIN * limit, limit):
+                within = [c for c in made if c.peak <= aim]
+                if within:
+                    cheapest = min(within, key=lambda c: c.total)
+                    made.append(self._mixed(cheapest, list(zip(*ways, strict=True)), aim))
             for choice in made:
                 known = choice.cut.kept, choice.peak
                 old = found.get(known)

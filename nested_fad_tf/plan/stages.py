@@ -13,7 +13,9 @@ of stages that its copies reach.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import operator
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 
 from nested_fad_tf.graph.nodes import Node, Value
@@ -100,17 +102,35 @@ class Stages:
         """Tells which stages compute nodes again.
 
         Args:
-            cut: What is kept and what is recomputed, without spans.
+            cut: What is kept and what is recomputed.
             node_ids: Ids of the nodes in question.
 
         Returns:
-            The stages in order, by node id; there are none of mere views.
+            The stages in order, by node id, of a span the first; there are none of mere views.
         """
+        stages = [*self.in_order, *(span.first for span in cut.spans)]
         return {
-            node_id: [self.in_order[i] for i in _bits(by)]
+            node_id: sorted((stages[i] for i in _bits(by)), key=_id)
             for node_id, by in self._copying(cut).items()
             if node_id in node_ids
         }
+
+    def without_idle_spans(self, cut: Cut) -> Cut:
+        """Leaves out spans that have nothing to make.
+
+        Args:
+            cut: What is kept and what is recomputed.
+
+        Returns:
+            The same without them.
+        """
+        by = functools.reduce(operator.or_, self._copying(cut).values(), 0) >> len(self.in_order)
+        left: dict[Span | None, Span | None] = {None: None}
+        for index, span in enumerate(cut.spans):
+            outer = left[span.outer]
+            left[span] = dataclasses.replace(span, outer=outer) if by >> index & 1 else outer
+        spans = tuple(dict.fromkeys(span for span in left.values() if span is not None))
+        return dataclasses.replace(cut, spans=spans)
 
     def readers_of(self, cut: Cut) -> Mapping[int, Sequence[Node]]:
         """Tells in which stages what a cut keeps is read, to copy something or by a cotangent.
