@@ -116,18 +116,15 @@ def fit(
             met = tried
         if peak <= MARGIN * limit:
             break
-    if met is not None:
-        met = _spent(met, Spending(candidates, stages, costs, options), limit)
-        how = _how(met, families[0].forward_price)
-        return met.attempt, outcome(met.attempt.lifetimes, limit, how)
-    return least, outcome(least.lifetimes, limit, "")
-
-
-def _spent(met: _Try, spending: Spending, limit: int) -> _Try:
-    """What is cheaper, within the margin if that is where the plan is."""
-    within = MARGIN * limit if met.attempt.peak <= MARGIN * limit else limit
-    found = spending.spend(met.attempt, within)
-    return _Try(found, met.price - met.attempt.seconds + found.seconds)
+    if met is None:
+        return least, outcome(least.lifetimes, limit, "")
+    if met.attempt is not base:
+        # What is left of the budget, but for the margin if that is kept to.
+        within = MARGIN * limit if met.attempt.peak <= MARGIN * limit else limit
+        spent = Spending(candidates, stages, costs, options).spend(met.attempt, within)
+        met = _Try(spent, met.price - met.attempt.seconds + spent.seconds)
+    how = _how(met, families[0].forward_price)
+    return met.attempt, outcome(met.attempt.lifetimes, limit, how)
 
 
 def outcome(found: Lifetimes, limit: int, how: str) -> str:
@@ -183,7 +180,7 @@ def _starts(
 
 def _how(tried: _Try, forward_price: float) -> str:
     pieces = len(tried.attempt.cut.spans)
-    if not pieces:
+    if not (pieces and tried.price):  # shared streams are element-wise
         return "recomputing element-wise ops alone"
     share = tried.price / forward_price
     in_pieces = "one piece" if pieces == 1 else f"{pieces} pieces"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
-from traced import SIDE, SIZE, SQUARE, assert_same, candidates_of, normalized, numbers
+from traced import SIDE, SIZE, SQUARE, assert_same, candidates_of, names, normalized, numbers
 
 import nested_fad_tf as nfad
 from nested_fad_tf.plan import auto
@@ -164,3 +164,14 @@ def test_of_a_compiled_step_too(spans):
     assert_same(function(x), tf.function(step, jit_compile=True)(x))
     assert function.reports[-1].changed
     assert any(spans)
+
+
+def test_a_budget_that_shared_streams_are_within_changes_nothing():
+    candidates = candidates_of(step_of(36), SQUARE)
+    free = auto.plan(candidates, OPTIONS)
+    budget = free.after.peak_bytes + 4 * SIZE
+    assert budget < free.before.peak_bytes
+    within = auto.plan(candidates, OPTIONS.replace(budget=budget))
+    assert within.note.endswith("is met by recomputing element-wise ops alone")
+    assert within.after.peak_bytes == free.after.peak_bytes
+    assert names(within.rewrite.nodes) == names(free.rewrite.nodes)
