@@ -3,8 +3,9 @@
 Spans divide the backward pass coarsely, so that a plan may need much less than it is allowed to.
 Whatever is kept as well spares the spans the work of making it, and all that they would make for it
 alone. What spares most for its size comes first, as long as the estimated peak is within the
-budget; gains only fall as more is kept, so that an old gain bounds a new one (lazy greedy, Minoux
-1978). A simulation decides how many of these steps are taken.
+budget. As more is kept, gains mostly fall: an old one is taken to bound a new one, and what spares
+nothing is not asked again (lazy greedy, Minoux 1978). A simulation decides how many of these steps
+are taken.
 """
 
 from __future__ import annotations
