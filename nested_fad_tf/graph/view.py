@@ -252,9 +252,8 @@ class GraphView:
     @functools.cached_property
     def made_of_constants(self) -> frozenset[int]:
         """Ids of the nodes that depend on constants alone and could run before anything else."""
-        return made_of_constants(self.nodes, *self.edges)
+        return made_of_constants(self.nodes, *self.edges())
 
-    @property
     def edges(self) -> tuple[list[list[Value]], list[list[Node]]]:
         """Per node id what it reads, and what it waits for."""
         return [n.inputs for n in self.nodes], [n.controls for n in self.nodes]
@@ -263,7 +262,7 @@ class GraphView:
     def live(self) -> Sequence[bool]:
         """Per node id, whether it runs: TensorFlow removes dead code before it runs a function."""
         if self._live is None:
-            self._live = self.reachable(*self.edges)
+            self._live = self.reachable(*self.edges())
         return self._live
 
     def reachable(

@@ -31,7 +31,7 @@ from nested_fad_tf.options import Options
 from nested_fad_tf.plan import cost
 from nested_fad_tf.plan.attempt import Attempt, attempt
 from nested_fad_tf.plan.candidates import Candidates
-from nested_fad_tf.plan.cut import Costs, Cut, Cuts, recompute_price
+from nested_fad_tf.plan.cut import Costs, Cut, Cuts
 from nested_fad_tf.plan.estimate import Estimator
 from nested_fad_tf.plan.peak import Lifetimes
 from nested_fad_tf.plan.spans import COUNTS, Divisions, Piece
@@ -55,6 +55,8 @@ MARGIN = 0.95
 MET, MISSED = " is met by ", " is not met: "
 _MIB = 2**20
 _SHOWN = 3
+# How many choices are tried if none is estimated to be within the budget.
+_TRIED_ANYWAY = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,9 +104,9 @@ def fit(
     """
     costs = Costs(candidates)
     cuts = Cuts(relax(candidates), costs)
-    first, *patient = _starts(candidates, stages, base, options)
-    families = [_Family(candidates, cuts, stages, first, ())]
-    families += [_Family(candidates, cuts, stages, s, base.cut.kept) for s in patient]
+    first, *patient = _starts(candidates, stages, costs, base, options)
+    families = [_Family(cuts, costs, stages, first, ())]
+    families += [_Family(cuts, costs, stages, s, base.cut.kept) for s in patient]
     choices = [family.choices(limit) for family in families]
     met: _Try | None = None
     least = base
@@ -160,7 +162,7 @@ def _tries(
 
 
 def _starts(
-    candidates: Candidates, stages: Stages, base: Attempt, options: Options
+    candidates: Candidates, stages: Stages, costs: Costs, base: Attempt, options: Options
 ) -> Iterator[Attempt]:
     """The plans without spans that choices start from: that without a budget, and patient ones."""
     flat = base.cut.unshared
@@ -170,7 +172,7 @@ def _starts(
     roles, nodes = candidates.roles, candidates.view.nodes
     late = candidates.late
     times = {n.id: 0 for n in nodes if late[n.id] or roles.of(n) is Role.UNCLAIMED}
-    cuts = Cuts(candidates)
+    cuts = Cuts(candidates, costs)
     for patience in _PATIENCE:
         cut = cuts.minimum(patience * max(options.tradeoff, 1.0), times=times)
         if cut not in seen:
@@ -203,7 +205,7 @@ def _worth_trying(families: Sequence[Sequence[_Choice]], limit: int) -> list[_Ch
     # What an estimate is off by differs from one plan to start from to another.
     front = [choice for choices in families for choice in _front(choices)]
     near = [c for c in front if c.peak <= _SLACK * limit]
-    worth = near or sorted(front, key=lambda c: c.peak)[:_SHOWN]
+    worth = near or sorted(front, key=lambda c: c.peak)[:_TRIED_ANYWAY]
     return sorted(worth, key=lambda c: c.total)
 
 
@@ -220,8 +222,8 @@ class _Family:
     """The choices that start from one plan.
 
     Args:
-        candidates: The buffers of the forward pass.
         cuts: Those of the graph, with what `relax` lets run again.
+        costs: The prices of running nodes again.
         stages: Their stages.
         base: The plan to start from; it has no spans.
         checkpoints: What spans may start from as if it were kept anyway, as one more way.
@@ -232,22 +234,22 @@ class _Family:
 
     def __init__(
         self,
-        candidates: Candidates,
         cuts: Cuts,
+        costs: Costs,
         stages: Stages,
         base: Attempt,
         checkpoints: Sequence[Value],
     ) -> None:
         self._base = base.cut
-        self._relaxed = cuts.candidates
-        self._estimator = Estimator(candidates.view, base.lifetimes, stages.aside)
+        self._relaxed = relaxed = cuts.candidates
+        self._estimator = Estimator(relaxed.view, base.lifetimes, stages.aside)
         # What a span can do something about: by storage root, the stages that read it.
         readers = stages.readers_of(base.cut).items()
         self._readers = {root: read for root, read in readers if root not in base.cut.stored}
         self._prices = {
-            n.id: recompute_price(candidates, n)
-            for n in candidates.view.nodes
-            if not candidates.roles.cotangent[n.id] and self._may_run_again(n)
+            n.id: costs.recompute(n)
+            for n in relaxed.view.nodes
+            if not relaxed.roles.cotangent[n.id] and self._may_run_again(n)
         }
         self._divisions = Divisions(cuts, stages.in_order, self._readers, self._prices, checkpoints)
         self.forward_price = sum(self._prices.values())
@@ -260,6 +262,7 @@ class _Family:
         found: dict[tuple[tuple[Value, ...], int], _Choice] = {}
         for count in COUNTS:
             ways = list(self._divisions.ways(count))
+            of_rows = list(zip(*ways, strict=True))
             made = []
             for pieces in ways:
                 for share in _SHARES:
@@ -269,7 +272,7 @@ class _Family:
                 within = [c for c in made if c.peak <= aim]
                 if within:
                     cheapest = min(within, key=lambda c: c.total)
-                    made.append(self._mixed(cheapest, list(zip(*ways, strict=True)), aim))
+                    made.append(self._mixed(cheapest, of_rows, aim))
             for choice in made:
                 known = choice.cut.kept, choice.peak
                 old = found.get(known)

@@ -83,7 +83,7 @@ class Estimator:
 
     def _read_late(self, late: Collection[Node]) -> list[tuple[int, int, int]]:
         """What some nodes alone read late: bytes, the last time that others do, and theirs."""
-        positions = {self._ran(n) for n in late}
+        positions = {self._at[n.id] for n in late if n.id in self._at}
         read = {v.storage.id: v.storage for n in late for v in n.inputs}
         found = []
         for root in (v for v in read.values() if v.id not in self._returned):

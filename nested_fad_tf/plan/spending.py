@@ -57,11 +57,14 @@ class Spending:
         Returns:
             The plan that spares most of those tried; `start` if there is none.
         """
-        steps = self._steps(start, limit)
+        price = self._price(start.cut)
+        steps = self._steps(start, price, limit)
         tried: dict[int, Attempt] = {}
 
         def above(count: int) -> bool:
-            cut, seconds = steps[count - 1]
+            cut, left = steps[count - 1]
+            cut = self._stages.without_idle_spans(cut)
+            seconds = start.seconds - (price - left)
             tried[count] = attempt(self._candidates, self._stages, cut, seconds, self._options)
             return tried[count].peak > limit
 
@@ -70,12 +73,11 @@ class Spending:
         taken = bisect.bisect_left(range(1, len(steps)), True, key=above)
         return tried[taken] if taken else start
 
-    def _steps(self, start: Attempt, limit: float) -> list[tuple[Cut, float]]:
+    def _steps(self, start: Attempt, price: float, limit: float) -> list[tuple[Cut, float]]:
         """The cut of a plan, and its price, with one more tensor kept, with two more, and so on."""
-        cut, seconds, steps = start.cut, start.seconds, list[tuple[Cut, float]]()
+        cut, steps = start.cut, list[tuple[Cut, float]]()
         estimator = Estimator(self._candidates.view, start.lifetimes)
         until, added = self._last_made(cut), dict[int, Node]()
-        price = self._price(cut)
         # What keeping it spares for its size, negative, and how many were kept when that was found.
         queue = [(-np.inf, root.id, -1) for root in self._made(until)]
         while queue:
@@ -90,11 +92,9 @@ class Spending:
                 if spared > 0:
                     heapq.heappush(queue, (-spared / root.nbytes, root_id, len(steps)))
                 continue
-            spared = -gain * root.nbytes
-            cut = self._stages.without_idle_spans(other)
-            price, seconds = price - spared, seconds - spared
+            cut, price = other, price + gain * root.nbytes
             added[root_id] = stage
-            steps.append((cut, seconds))
+            steps.append((cut, price))
         return steps
 
     def _price(self, cut: Cut) -> float:

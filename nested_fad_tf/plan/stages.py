@@ -77,7 +77,7 @@ class Stages:
         them: others read what they make, and they may be fused.
         """
         view, late = self._candidates.view, self._candidates.late
-        leads = ancestors((n for n in view.nodes if late[n.id]), *view.edges)
+        leads = ancestors((n for n in view.nodes if late[n.id]), *view.edges())
         return [
             node
             for node in view.nodes

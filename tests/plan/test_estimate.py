@@ -6,18 +6,14 @@ import statistics
 
 import pytest
 import tensorflow as tf
+from divided import OPTIONS, base_of, choices_of
 from traced import SIDE, SIZE, SQUARE, candidates_of, layers, names, nodes
 
-import nested_fad_tf as nfad
-from nested_fad_tf.plan import budget
 from nested_fad_tf.plan.attempt import Attempt, attempt
 from nested_fad_tf.plan.candidates import Candidates
-from nested_fad_tf.plan.cut import Cuts, minimum_cut
 from nested_fad_tf.plan.estimate import Estimator
 from nested_fad_tf.plan.peak import simulate
 from nested_fad_tf.plan.stages import Stages
-
-OPTIONS = nfad.Options(fuse="ops", min_bytes=1024)
 
 
 def step(x, *weights):
@@ -37,7 +33,7 @@ def candidates() -> Candidates:
 
 @pytest.fixture(scope="module")
 def base(candidates) -> Attempt:
-    return attempt(candidates, Stages(candidates), minimum_cut(candidates, 1.0), 0.0, OPTIONS)
+    return base_of(candidates, Stages(candidates))
 
 
 def test_nothing_changed_is_what_was_simulated(candidates, base):
@@ -100,8 +96,7 @@ def test_what_never_lived_past_the_forward_pass_changes_nothing(candidates, base
 
 def test_choices_of_a_budget_are_about_what_is_simulated(candidates, base):
     stages = Stages(candidates)
-    cuts = Cuts(budget.relax(candidates))
-    choices = budget._Family(candidates, cuts, stages, base, ()).choices(0.0)
+    choices = choices_of(candidates, stages, base)
     assert len(choices) > 3
     for choice in choices:
         simulated = attempt(candidates, stages, choice.cut, 0.0, OPTIONS).lifetimes.peak_bytes
@@ -116,8 +111,6 @@ def test_what_a_loss_reads_is_not_counted_once_something_runs_again():
     candidates = candidates_of(layers(tf.tanh, residual=True), rows, *[SQUARE] * 10)
     stages = Stages(candidates)
     assert names(stages.aside) == ["Sum"]
-    base = attempt(candidates, stages, minimum_cut(candidates, 256.0), 0.0, OPTIONS)
-    cuts = Cuts(budget.relax(candidates))
-    choices = budget._Family(candidates, cuts, stages, base, ()).choices(0.0)
+    choices = choices_of(candidates, stages, base_of(candidates, stages, 256.0))
     off = [c.peak - attempt(candidates, stages, c.cut, 0.0, OPTIONS).peak for c in choices]
     assert abs(statistics.median(off)) < SIZE

@@ -6,21 +6,18 @@ from collections import Counter
 
 import pytest
 import tensorflow as tf
-from traced import SQUARE, assert_same, candidates_of, layers, numbers
+from divided import LAYERS, OPTIONS, ROWS, SIZE, SPECS, base_of, choices_of
+from divided import nested as nested_of
+from traced import assert_same, candidates_of, layers, numbers
 
 import nested_fad_tf as nfad
 from nested_fad_tf.ops import views
 from nested_fad_tf.plan import budget
 from nested_fad_tf.plan.attempt import Attempt, attempt
 from nested_fad_tf.plan.candidates import Candidates
-from nested_fad_tf.plan.cut import Cuts, minimum_cut
 from nested_fad_tf.plan.stages import Stages
 from nested_fad_tf.plan.strategies import STRATEGIES
 
-LAYERS = 12
-ROWS = tf.TensorSpec([2048, 128])
-SIZE = 2048 * 128 * 4
-OPTIONS = nfad.Options(fuse="ops", min_bytes=1024, on_error="raise")
 WEIGHTS = [numbers(128, 128, seed=i, scale=0.2) for i in range(LAYERS)]
 
 
@@ -29,7 +26,7 @@ step = layers(tf.tanh)
 
 @pytest.fixture(scope="module")
 def candidates() -> Candidates:
-    return candidates_of(step, ROWS, *[SQUARE] * LAYERS)
+    return candidates_of(step, *SPECS)
 
 
 @pytest.fixture(scope="module")
@@ -39,16 +36,12 @@ def stages(candidates) -> Stages:
 
 @pytest.fixture(scope="module")
 def choices(candidates, stages) -> list:
-    """The choices of a budget."""
-    base = attempt(candidates, stages, minimum_cut(candidates, 1.0), 0.0, OPTIONS)
-    cuts = Cuts(budget.relax(candidates))
-    return budget._Family(candidates, cuts, stages, base, ()).choices(0.0)
+    return choices_of(candidates, stages, base_of(candidates, stages))
 
 
 @pytest.fixture(scope="module")
 def nested(choices) -> list:
-    """Those with spans within others."""
-    return [c for c in choices if any(span.outer for span in c.cut.spans)]
+    return nested_of(choices)
 
 
 @pytest.fixture(scope="module")

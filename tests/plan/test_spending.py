@@ -6,25 +6,20 @@ import dataclasses
 
 import pytest
 import tensorflow as tf
-from traced import SQUARE, assert_same, candidates_of, layers, numbers
+from divided import LAYERS, OPTIONS, ROWS, SIZE, SPECS, base_of, choices_of, nested
+from traced import assert_same, candidates_of, layers, numbers
 
 import nested_fad_tf as nfad
-from nested_fad_tf.plan import budget
 from nested_fad_tf.plan.attempt import Attempt, attempt
 from nested_fad_tf.plan.candidates import Candidates
-from nested_fad_tf.plan.cut import Costs, Cuts, minimum_cut
+from nested_fad_tf.plan.cut import Costs
 from nested_fad_tf.plan.spending import Spending
 from nested_fad_tf.plan.stages import Stages
-
-LAYERS = 12
-ROWS = tf.TensorSpec([2048, 128])
-SIZE = 2048 * 128 * 4
-OPTIONS = nfad.Options(fuse="ops", min_bytes=1024, on_error="raise")
 
 
 @pytest.fixture(scope="module")
 def candidates() -> Candidates:
-    return candidates_of(layers(tf.tanh), ROWS, *[SQUARE] * LAYERS)
+    return candidates_of(layers(tf.tanh), *SPECS)
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +35,8 @@ def costs(candidates) -> Costs:
 @pytest.fixture(scope="module")
 def start(candidates, stages) -> Attempt:
     """Of plans with spans within spans the one with the least peak."""
-    base = attempt(candidates, stages, minimum_cut(candidates, 1.0), 0.0, OPTIONS)
-    cuts = Cuts(budget.relax(candidates))
-    choices = budget._Family(candidates, cuts, stages, base, ()).choices(0.0)
-    nested = [c for c in choices if any(span.outer for span in c.cut.spans)]
-    choice = min(nested, key=lambda c: c.peak)
+    choices = choices_of(candidates, stages, base_of(candidates, stages))
+    choice = min(nested(choices), key=lambda c: c.peak)
     return attempt(candidates, stages, choice.cut, choice.total, OPTIONS)
 
 
