@@ -4,7 +4,7 @@
 
 Where it takes several processes, TF_CONFIG says which of them this is. Servers run until they are
 stopped. The others print a line of JSON at the end: the losses, a sum over the final weights, and
-the peak of one step in this process.
+the peak of one step in this process, if that was asked for.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import tensorflow as tf
 
 import nested_fad_tf as nfad
 from nested_fad_tf.bench import cluster, request
-from nested_fad_tf.report.allocations import Recording
+from nested_fad_tf.report.allocations import Recording, works_alone
 
 _FEATURES, _LAYERS = 256, 6
 _STEPS = 8
@@ -73,7 +73,7 @@ def serve() -> None:
     server.join()
 
 
-def run(strategy: str, mode: str, rewritten: bool, model: str) -> dict[str, Any]:
+def run(strategy: str, mode: str, rewritten: bool, model: str, measured: bool) -> dict[str, Any]:
     """Trains for some steps.
 
     Args:
@@ -81,6 +81,8 @@ def run(strategy: str, mode: str, rewritten: bool, model: str) -> dict[str, Any]
         mode: "fit", or "loop" for a loop of `strategy.run` or of `coordinator.schedule`.
         rewritten: Whether the steps are rewritten.
         model: One of `cluster.MODELS`.
+        measured: Whether the peak of a step is measured, though a process that works with others
+            may crash of it.
 
     Returns:
         losses: one a step or an epoch; weights: the sum of their squares; peak_bytes: of one step
@@ -97,7 +99,9 @@ def run(strategy: str, mode: str, rewritten: bool, model: str) -> dict[str, Any]
     train = _fit if mode == "fit" else _schedule if served else _loop
     batch = (_SERVED_BATCHES if served else _BATCHES)[model]
     options = nfad.Options(on_error="raise") if rewritten else None
-    losses, peak, reports = train(made, network, batch, options)
+    # In a process of its own, `fit` is measured by the callback that users have.
+    third = _ThirdStep(measured and not (mode == "fit" and works_alone()))
+    losses, peak, reports = train(made, network, batch, options, third)
     return {
         "losses": losses,
         "weights": sum(float(np.square(w, dtype=np.float64).sum()) for w in network.get_weights()),
@@ -146,8 +150,40 @@ def _served_dataset(shape: tuple[int, ...], batch: int) -> tf.data.Dataset:
 _Trained = tuple[list[float], int | None, list[nfad.Report]]
 
 
+class _ThirdStep:
+    """Measures the third step; the second tells the sizes of what that replaces.
+
+    Attributes:
+        wanted: Whether it is to be measured.
+        peak: What was measured, in bytes.
+    """
+
+    def __init__(self, wanted: bool) -> None:
+        self.wanted = wanted
+        self.peak: int | None = None
+        self._recording = Recording(across_workers=True)
+        self._marked = contextlib.ExitStack()
+
+    def begin(self, step: int) -> None:
+        """What is to be done before a step, by its number from 0."""
+        if self.wanted and step == 1:
+            self._recording.start()
+        if self.wanted and step == 2:
+            self._marked.enter_context(self._recording.marked())
+
+    def end(self, step: int) -> None:
+        """What is to be done after a step."""
+        if self.wanted and step == 2:
+            self._marked.close()
+            self.peak = next((account.peak for account in self._recording.stop()), None)
+
+
 def _fit(
-    strategy: tf.distribute.Strategy, model: Any, batch: int, options: nfad.Options | None
+    strategy: tf.distribute.Strategy,
+    model: Any,
+    batch: int,
+    options: nfad.Options | None,
+    third: _ThirdStep,
 ) -> _Trained:
     if options is not None:
         nfad.keras.optimize(model, options)
@@ -155,35 +191,44 @@ def _fit(
     # Where steps run elsewhere, Keras takes no callback that asks for every batch.
     served = isinstance(strategy, tf.distribute.ParameterServerStrategy)
     callbacks = [] if served else [report]
+    if third.wanted and not served:
+        keras = importlib.import_module("tf_keras")
+        each = keras.callbacks.LambdaCallback(
+            on_train_batch_begin=lambda step, logs: third.begin(step),
+            on_train_batch_end=lambda step, logs: third.end(step),
+        )
+        callbacks.append(each)
     shape = model.input_shape[1:]
     data = _served_dataset(shape, batch) if served else _dataset(shape, _STEPS * batch, batch)
     steps = _STEPS if served else None
     fit = model.fit(data, epochs=2, steps_per_epoch=steps, verbose=0, callbacks=callbacks)
     reports = [] if options is None else nfad.keras.reports(model)
-    return fit.history["loss"], report.measured_peak, reports
+    return fit.history["loss"], third.peak or report.measured_peak, reports
 
 
 def _loop(
-    strategy: tf.distribute.Strategy, model: Any, batch: int, options: nfad.Options | None
+    strategy: tf.distribute.Strategy,
+    model: Any,
+    batch: int,
+    options: nfad.Options | None,
+    third: _ThirdStep,
 ) -> _Trained:
     step = _function(_step_on_all(strategy, model), options)
     losses: list[float] = []
-    peak = None
-    recording = Recording()
     data = _dataset(model.input_shape[1:], _STEPS * batch, batch)
     for number, (x, y) in enumerate(strategy.experimental_distribute_dataset(data)):
-        # The second step tells the sizes of what the third, which is measured, replaces.
-        if number == 1:
-            recording.start()
-        with recording.marked() if number == 2 else contextlib.nullcontext():
-            losses.append(float(step(x, y)))
-        if number == 2:
-            peak = next((account.peak for account in recording.stop()), None)
-    return losses, peak, getattr(step, "reports", [])
+        third.begin(number)
+        losses.append(float(step(x, y)))
+        third.end(number)
+    return losses, third.peak, getattr(step, "reports", [])
 
 
 def _schedule(
-    strategy: tf.distribute.Strategy, model: Any, batch: int, options: nfad.Options | None
+    strategy: tf.distribute.Strategy,
+    model: Any,
+    batch: int,
+    options: nfad.Options | None,
+    third: _ThirdStep,
 ) -> _Trained:
     coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
     step_on_all = _step_on_all(strategy, model)

@@ -94,6 +94,15 @@ class Account:
     backward_from: float | None = None
 
 
+def works_alone() -> bool:
+    """Whether no other process takes part in what TensorFlow runs in this one.
+
+    Others do under `MultiWorkerMirroredStrategy`, and in the coordinator of parameter servers.
+    """
+    names = (tf.DeviceSpec.from_string(d.name) for d in tf.config.list_logical_devices())
+    return len({(name.job, name.task) for name in names}) <= 1
+
+
 class Recording:
     """A profile in which some calls are marked.
 
@@ -106,17 +115,29 @@ class Recording:
         with recording.marked():
             step()
         (account,) = recording.stop()
+
+    Args:
+        across_workers: Whether to record where several processes take part in a step, too. That may
+            crash this one: of a collective's events some begin in one thread and end in another,
+            and TensorFlow 2.18 to 2.21 write to such an event after they have freed it, when the
+            profiler stops (`TraceMeRecorder::Consume`).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, across_workers: bool = False) -> None:
+        self._across_workers = across_workers
         self._log_dir: tempfile.TemporaryDirectory[str] | None = None
 
     def start(self) -> None:
         """Starts the profiler.
 
         Raises:
-            tf.errors.OpError: If a profile is being recorded already.
+            tf.errors.OpError: If a profile is being recorded already, or if other processes take
+                part in what runs here.
         """
+        if not (self._across_workers or works_alone()):
+            raise tf.errors.FailedPreconditionError(
+                None, None, "TensorFlow's profiler can crash a process that works with others"
+            )
         _enable_cpu_events()
         options = tf.profiler.experimental.ProfilerOptions(
             host_tracer_level=2, python_tracer_level=0, device_tracer_level=0

@@ -16,7 +16,7 @@ from typing import Any
 import tensorflow as tf
 
 from nested_fad_tf.report import process
-from nested_fad_tf.report.allocations import Account, LiveTensor, Recording, device
+from nested_fad_tf.report.allocations import Account, LiveTensor, Recording, device, works_alone
 
 # Two calls: Keras and others trace a second variant after creating their optimizer's slots.
 _WARM_UP_CALLS = 2
@@ -39,7 +39,8 @@ class Measurement:
         timeline: Points (seconds since the call began, bytes above what lived before), one per
             change.
         peak_live: What is live at the peak, largest first; buffers of the call only.
-        method: "profiler", "allocator statistics" or "resident set", from exact to coarse.
+        method: "profiler", "allocator statistics" or "resident set", from exact to coarse. Under
+            a strategy of several processes never the first, which can crash them.
         unknown_frees: Buffers from before the call that were freed in it and whose size is not
             known; they are left out of the sum, which is then an upper bound. Zero almost always.
         peak_range: The smallest and the largest peak of the profiled calls.
@@ -124,7 +125,7 @@ def measure(fn: Callable[..., Any], *args: Any, runs: int = 5, **kwargs: Any) ->
 
 def _accounts_of(call: Callable[[], Any]) -> tuple[list[Account], str]:
     """Accounts of calls by the best method that works here, and the method's name."""
-    accounts = _profiled(call)
+    accounts = _profiled(call) if works_alone() else []
     if accounts:
         return accounts, "profiler"
     peak = _statistics_peak(call)

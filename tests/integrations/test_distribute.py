@@ -13,6 +13,8 @@ import sys
 
 import pytest
 
+from nested_fad_tf.bench import cluster
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -45,3 +47,13 @@ def test_several_processes(strategy, most, mode, tmp_path):
     pytest.importorskip("tf_keras", reason="tf_keras is not installed; pip install tf_keras")
     row = demo(strategy, mode, tmp_path)
     assert row["peak"] < most * row["plain_peak"]
+
+
+@pytest.mark.slow
+def test_workers_of_fit_are_not_profiled():
+    """They may crash of it: see `Recording`."""
+    pytest.importorskip("tf_keras", reason="tf_keras is not installed; pip install tf_keras")
+    request = {"strategy": "multi_worker", "mode": "fit", "rewritten": True, "model": "dense"}
+    found = cluster._run({**request, "measured": False})
+    assert found["changed"]
+    assert found["peak_bytes"] is None

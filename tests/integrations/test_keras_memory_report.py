@@ -6,9 +6,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from absl import logging
 from keras_training import functional, train
 
 import nested_fad_tf as nfad
+from nested_fad_tf.report import allocations
 
 SIDE = 256
 ROWS = 1024
@@ -147,3 +149,15 @@ def test_while_another_profile_is_recorded(tmp_path):
         tf.profiler.experimental.stop()
     assert report.report.changed
     assert report.measured_peak is None
+
+
+def test_where_other_processes_take_part_the_profiler_is_not_started(monkeypatch):
+    monkeypatch.setattr(allocations, "works_alone", lambda: False)
+    warnings = []
+    monkeypatch.setattr(logging, "warning", lambda text, *args: warnings.append(text % args))
+    report, lines = fit_wide(True, epochs=1)
+    assert report.report.changed and lines
+    assert report.measured_peak is None
+    (warning,) = [text for text in warnings if "MemoryReport" in text]
+    assert "works with others" in warning
+    assert report.step_seconds > 0

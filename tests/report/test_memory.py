@@ -91,3 +91,41 @@ def test_resident_set_sees_a_large_buffer():
     except RuntimeError as error:
         pytest.skip(str(error))
     assert 60 * MIB < rise <= peak
+
+
+def devices(*names):
+    return lambda: [tf.config.LogicalDevice(name, "CPU") for name in names]
+
+
+@pytest.mark.parametrize(
+    ("others", "alone"),
+    [
+        ([], True),
+        (["/job:localhost/replica:0/task:0/device:CPU:1"], True),
+        (["/job:localhost/replica:0/task:1/device:CPU:0"], False),
+        (["/job:ps/replica:0/task:0/device:CPU:0"], False),
+    ],
+)
+def test_other_processes_are_known_by_their_devices(others, alone, monkeypatch):
+    own = "/job:localhost/replica:0/task:0/device:CPU:0"
+    monkeypatch.setattr(tf.config, "list_logical_devices", devices(own, *others))
+    assert allocations.works_alone() == alone
+
+
+def test_where_other_processes_take_part_nothing_is_profiled(monkeypatch):
+    monkeypatch.setattr(allocations, "works_alone", lambda: False)
+    monkeypatch.setattr(memory, "works_alone", lambda: False)
+    with pytest.raises(tf.errors.FailedPreconditionError, match="works with others"):
+        allocations.Recording().start()
+    try:
+        measured = memory.measure(tanh_chain_gradient, tf.ones([2048, 2048]), runs=1)
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    assert measured.method == "resident set"
+    # Whoever takes the risk may.
+    recording = allocations.Recording(across_workers=True)
+    recording.start()
+    with recording.marked():
+        tanh_chain_gradient(tf.ones([64, 64]))
+    (account,) = recording.stop()
+    assert account.peak > 0
