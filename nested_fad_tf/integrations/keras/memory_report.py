@@ -50,7 +50,8 @@ class MemoryReport(keras.callbacks.Callback):
         report: The report on the training step; `None` before the first step, and where none was
             made of a function that keeps something.
         measured_peak: The most bytes that a step needs above what lived before it; `None` before
-            the third step, or where the allocator can't tell.
+            the third step, where the allocator can't tell, and where other processes take part,
+            which TensorFlow's profiler may crash.
         step_seconds: Median time of the steps that weren't measured; `None` before there is one.
     """
 
