@@ -34,6 +34,10 @@ _TIMEOUT_S = 300
 _POLL_S = 0.2
 
 
+class CrashError(RuntimeError):
+    """A process was ended by the system, as one is that writes to memory it has freed."""
+
+
 def _free_ports(count: int) -> list[int]:
     """Ports of the loopback interface that nobody listens on.
 
@@ -131,18 +135,22 @@ def train(strategy: str, mode: str, rewritten: bool, model: str) -> dict[str, An
     """
     request = {"strategy": strategy, "mode": mode, "rewritten": rewritten, "model": model}
     apart = strategy == _REDUCING
-    found = _run({**request, "measured": not apart})
+    found = run({**request, "measured": not apart})
     return {**found, "peak_bytes": _peak(request)} if apart else found
 
 
 def _peak(request: dict[str, Any]) -> int | None:
-    for _ in range(_ATTEMPTS - 1):
-        with contextlib.suppress(RuntimeError):
-            return _run({**request, "measured": True})["peak_bytes"]
-    return _run({**request, "measured": True})["peak_bytes"]
+    left = _ATTEMPTS
+    while True:
+        try:
+            return run({**request, "measured": True})["peak_bytes"]
+        except CrashError:
+            left -= 1
+            if not left:
+                raise
 
 
-def _run(request: dict[str, Any]) -> dict[str, Any]:
+def run(request: dict[str, Any]) -> dict[str, Any]:
     """Runs all processes of one training.
 
     Args:
@@ -152,7 +160,8 @@ def _run(request: dict[str, Any]) -> dict[str, Any]:
         As `train`.
 
     Raises:
-        RuntimeError: As `train`.
+        CrashError: If the system ended a process.
+        RuntimeError: If a process fails otherwise or takes too long.
     """
     strategy = str(request["strategy"])
     with tempfile.TemporaryDirectory() as folder, _processes(request, pathlib.Path(folder)) as all_:
@@ -160,7 +169,10 @@ def _run(request: dict[str, Any]) -> dict[str, Any]:
         trainers = {i: one for i, (_, one) in enumerate(all_) if one not in servers}
         if (failed := _first_to_fail(trainers)) is not None:
             log = pathlib.Path(folder, f"{failed}.log").read_text(encoding="utf-8")
-            raise RuntimeError(f"{strategy}, {request['mode']} failed:\n{log[-2000:]}")
+            # It needn't be the first that is found: a worker whose peer crashed fails, too.
+            crashed = any((one.poll() or 0) < 0 for one in trainers.values())
+            kind = CrashError if crashed else RuntimeError
+            raise kind(f"{strategy}, {request['mode']} failed:\n{log[-2000:]}")
         outs = [pathlib.Path(folder, f"{i}.out").read_text(encoding="utf-8") for i in trainers]
         answers = [json.loads(out.splitlines()[-1]) for out in outs]
         first = answers[0]

@@ -9,12 +9,12 @@ the peak of one step in this process, if that was asked for.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,11 @@ import tensorflow as tf
 
 import nested_fad_tf as nfad
 from nested_fad_tf.bench import cluster, request
-from nested_fad_tf.report.allocations import Recording, works_alone
+from nested_fad_tf.report.third_step import ThirdStep
 
 _FEATURES, _LAYERS = 256, 6
-_STEPS = 8
+# Steps of an epoch; a loop takes one epoch's.
+_STEPS, _EPOCHS = 8, 2
 # Rows of all replicas together. Of a server only the process can be measured from outside, which is
 # large without a step: more rows.
 _BATCHES = {"dense": 2048, "mobilenetv3small": 64}
@@ -96,17 +97,20 @@ def run(strategy: str, mode: str, rewritten: bool, model: str, measured: bool) -
         # One worker at a time: two that update the same weights at once never do the same twice.
         together = {"steps_per_execution": _STEPS} if served else {}
         network.compile(_optimizer(keras, model), "mse", **together)
-    train = _fit if mode == "fit" else _schedule if served else _loop
     batch = (_SERVED_BATCHES if served else _BATCHES)[model]
     options = nfad.Options(on_error="raise") if rewritten else None
-    # In a process of its own, `fit` is measured by the callback that users have.
-    third = _ThirdStep(measured and not (mode == "fit" and works_alone()))
-    losses, peak, reports = train(made, network, batch, options, third)
+    # A coordinator has no step to measure.
+    if mode == "fit":
+        trained = _fit(made, network, batch, options, measured and not served)
+    elif served:
+        trained = _schedule(made, network, batch, options)
+    else:
+        trained = _loop(made, network, batch, options, measured)
     return {
-        "losses": losses,
+        "losses": trained.losses,
         "weights": sum(float(np.square(w, dtype=np.float64).sum()) for w in network.get_weights()),
-        "peak_bytes": peak,
-        "changed": any(report.changed for report in reports),
+        "peak_bytes": trained.peak,
+        "changed": any(report.changed for report in trained.reports),
     }
 
 
@@ -131,51 +135,49 @@ def _optimizer(keras: Any, model: str) -> Any:
     return keras.optimizers.Adam()
 
 
-def _dataset(shape: tuple[int, ...], rows: int, batch: int) -> tf.data.Dataset:
+def _dataset(shape: tuple[int, ...], rows: int) -> tf.data.Dataset:
     x = np.random.default_rng(0).standard_normal((rows, *shape)).astype(np.float32)
     flat = x.reshape(rows, -1)
     y = np.tanh(flat[:, :1] + flat[:, 1:2])
-    options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(batch, drop_remainder=True)
-    return dataset.with_options(options)
+    return tf.data.Dataset.from_tensor_slices((x, y))
+
+
+def _distributed(strategy: tf.distribute.Strategy, shape: tuple[int, ...], batch: int) -> Any:
+    """A dataset for `fit`, of which every worker reads no more than its own rows."""
+    dataset = _dataset(shape, _STEPS * batch)
+
+    def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        own = dataset.shard(context.num_input_pipelines, context.input_pipeline_id)
+        rows = context.get_per_replica_batch_size(batch)
+        return own.batch(rows, drop_remainder=True).repeat(_EPOCHS)
+
+    return strategy.distribute_datasets_from_function(of_worker)
 
 
 def _served_dataset(shape: tuple[int, ...], batch: int) -> tf.data.Dataset:
     """Workers draw from a dataset each, which must not end before the epoch."""
-    return _dataset(shape, 2 * batch, batch).repeat()
+    return _dataset(shape, 2 * batch).batch(batch, drop_remainder=True).repeat()
 
 
-# Losses, the peak of a step if it was measured, and reports if steps are rewritten.
-_Trained = tuple[list[float], int | None, list[nfad.Report]]
-
-
-class _ThirdStep:
-    """Measures the third step; the second tells the sizes of what that replaces.
+@dataclass(frozen=True)
+class _Trained:
+    """What came of a training.
 
     Attributes:
-        wanted: Whether it is to be measured.
-        peak: What was measured, in bytes.
+        losses: One a step or an epoch.
+        reports: On the steps, if they are rewritten.
+        peak: Of one step in this process, in bytes; `None` where it wasn't measured.
     """
 
-    def __init__(self, wanted: bool) -> None:
-        self.wanted = wanted
-        self.peak: int | None = None
-        self._recording = Recording(across_workers=True)
-        self._marked = contextlib.ExitStack()
+    losses: list[float]
+    reports: list[nfad.Report]
+    peak: int | None = None
 
-    def begin(self, step: int) -> None:
-        """What is to be done before a step, by its number from 0."""
-        if self.wanted and step == 1:
-            self._recording.start()
-        if self.wanted and step == 2:
-            self._marked.enter_context(self._recording.marked())
 
-    def end(self, step: int) -> None:
-        """What is to be done after a step."""
-        if self.wanted and step == 2:
-            self._marked.close()
-            self.peak = next((account.peak for account in self._recording.stop()), None)
+class _MemoryReport(nfad.keras.MemoryReport):
+    """The callback that users have, but that it measures processes which it may crash."""
+
+    _across_workers = True
 
 
 def _fit(
@@ -183,27 +185,19 @@ def _fit(
     model: Any,
     batch: int,
     options: nfad.Options | None,
-    third: _ThirdStep,
+    measured: bool,
 ) -> _Trained:
     if options is not None:
         nfad.keras.optimize(model, options)
-    report = nfad.keras.MemoryReport(print_fn=lambda _: None)
-    # Where steps run elsewhere, Keras takes no callback that asks for every batch.
-    served = isinstance(strategy, tf.distribute.ParameterServerStrategy)
-    callbacks = [] if served else [report]
-    if third.wanted and not served:
-        keras = importlib.import_module("tf_keras")
-        each = keras.callbacks.LambdaCallback(
-            on_train_batch_begin=lambda step, logs: third.begin(step),
-            on_train_batch_end=lambda step, logs: third.end(step),
-        )
-        callbacks.append(each)
+    report = _MemoryReport(print_fn=lambda _: None)
     shape = model.input_shape[1:]
-    data = _served_dataset(shape, batch) if served else _dataset(shape, _STEPS * batch, batch)
-    steps = _STEPS if served else None
-    fit = model.fit(data, epochs=2, steps_per_epoch=steps, verbose=0, callbacks=callbacks)
+    served = isinstance(strategy, tf.distribute.ParameterServerStrategy)
+    data = _served_dataset(shape, batch) if served else _distributed(strategy, shape, batch)
+    # Where steps run elsewhere, Keras takes no callback that asks for every batch.
+    callbacks = [report] if measured else []
+    fit = model.fit(data, epochs=_EPOCHS, steps_per_epoch=_STEPS, verbose=0, callbacks=callbacks)
     reports = [] if options is None else nfad.keras.reports(model)
-    return fit.history["loss"], third.peak or report.measured_peak, reports
+    return _Trained(fit.history["loss"], reports, report.measured_peak)
 
 
 def _loop(
@@ -211,16 +205,19 @@ def _loop(
     model: Any,
     batch: int,
     options: nfad.Options | None,
-    third: _ThirdStep,
+    measured: bool,
 ) -> _Trained:
     step = _function(_step_on_all(strategy, model), options)
+    third = ThirdStep(across_workers=True)
     losses: list[float] = []
-    data = _dataset(model.input_shape[1:], _STEPS * batch, batch)
-    for number, (x, y) in enumerate(strategy.experimental_distribute_dataset(data)):
-        third.begin(number)
+    data = _distributed(strategy, model.input_shape[1:], batch)
+    for number, (x, y) in zip(range(_STEPS), data, strict=False):
+        if measured:
+            third.begin(number)
         losses.append(float(step(x, y)))
         third.end(number)
-    return losses, third.peak, getattr(step, "reports", [])
+    peak = None if third.account is None else third.account.peak
+    return _Trained(losses, getattr(step, "reports", []), peak)
 
 
 def _schedule(
@@ -228,7 +225,6 @@ def _schedule(
     model: Any,
     batch: int,
     options: nfad.Options | None,
-    third: _ThirdStep,
 ) -> _Trained:
     coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
     step_on_all = _step_on_all(strategy, model)
@@ -245,7 +241,7 @@ def _schedule(
     for _ in range(_STEPS):
         # Fetched before the next is scheduled: one worker at a time, as in `run`.
         losses.append(float(coordinator.schedule(step, args=(iterator,)).fetch()))
-    return losses, None, getattr(step, "reports", [])
+    return _Trained(losses, getattr(step, "reports", []))
 
 
 def _function(step: Callable[..., tf.Tensor], options: nfad.Options | None) -> Any:

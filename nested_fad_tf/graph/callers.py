@@ -6,8 +6,9 @@ caller knows the size, and is on the stack. Nothing on the way hands it on, so t
 through, which needs no change to Keras or TensorFlow and finds callers of any kind. A size that is
 not found, or wrong, makes plans that save less, never wrong ones.
 
-Private API of TensorFlow: the class of `tf.function`s, and `Dataset._inputs`; checked on 2.18 to
-2.21. Of Keras 3: the `epoch_iterator` of `fit`, and its data adapter; checked on 3.6 to 3.15.
+Private API of TensorFlow: the class of `tf.function`s, `Dataset._inputs`, and what a
+`DistributedDataset` is made of; checked on 2.18 to 2.21. Of Keras 3: the `epoch_iterator` of `fit`,
+and its data adapter; checked on 3.6 to 3.15.
 """
 
 from __future__ import annotations
@@ -72,17 +73,24 @@ def _batch_size(fit: Mapping[str, Any]) -> int | None:
     """The batch size of one replica, from the variables of a running `fit`."""
     strategy = getattr(fit.get("self"), "distribute_strategy", None)
     replicas = getattr(strategy, "num_replicas_in_sync", 1)
-    for size in _possible_sizes(fit):
+    for size in _possible_sizes(fit, replicas):
         if isinstance(size, int | np.integer) and size >= 1:
             return max(1, int(size) // replicas)
     return None
 
 
-def _possible_sizes(fit: Mapping[str, Any]) -> Iterator[Any]:
+def _possible_sizes(fit: Mapping[str, Any], replicas: int) -> Iterator[Any]:
     """What the size of a batch may be told by, the most reliable first; each may know nothing."""
     data = fit["x"]
     if isinstance(data, tf.data.Dataset):
         yield _size_of_batches(data)
+    # It holds one data set for all replicas, or those that a function made for workers, in batches
+    # of one replica.
+    if isinstance(data, tf.distribute.DistributedDataset):
+        if (whole := getattr(data, "_original_dataset", None)) is not None:
+            yield _size_of_batches(whole)
+        for of_worker in getattr(data, "_datasets", ()):
+            yield replicas * _size_of_batches(of_worker)
     adapter = getattr(fit.get("epoch_iterator"), "data_adapter", None)  # Keras 3's
     yield getattr(adapter, "batch_size", None)
     # A generator's, which Keras has asked for their shapes. A `PyDataset` isn't asked once more:

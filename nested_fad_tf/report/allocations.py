@@ -131,8 +131,8 @@ class Recording:
         """Starts the profiler.
 
         Raises:
-            tf.errors.OpError: If a profile is being recorded already, or if other processes take
-                part in what runs here.
+            tf.errors.AlreadyExistsError: If a profile is being recorded already.
+            tf.errors.FailedPreconditionError: If other processes take part in what runs here.
         """
         if not (self._across_workers or works_alone()):
             raise tf.errors.FailedPreconditionError(

@@ -16,7 +16,7 @@ from typing import Any
 import tensorflow as tf
 
 from nested_fad_tf.report import process
-from nested_fad_tf.report.allocations import Account, LiveTensor, Recording, device, works_alone
+from nested_fad_tf.report.allocations import Account, LiveTensor, Recording, device
 
 # Two calls: Keras and others trace a second variant after creating their optimizer's slots.
 _WARM_UP_CALLS = 2
@@ -125,7 +125,7 @@ def measure(fn: Callable[..., Any], *args: Any, runs: int = 5, **kwargs: Any) ->
 
 def _accounts_of(call: Callable[[], Any]) -> tuple[list[Account], str]:
     """Accounts of calls by the best method that works here, and the method's name."""
-    accounts = _profiled(call) if works_alone() else []
+    accounts = _profiled(call)
     if accounts:
         return accounts, "profiler"
     peak = _statistics_peak(call)
@@ -183,9 +183,12 @@ def _statistics_peak(call: Callable[[], Any]) -> int | None:
 
 
 def _profiled(call: Callable[[], Any]) -> list[Account]:
-    """Accounts of profiled calls; none where the profile holds no memory events."""
+    """Accounts of profiled calls; none where calls can't be profiled, or no memory events are."""
     recording = Recording()
-    recording.start()
+    try:
+        recording.start()
+    except tf.errors.FailedPreconditionError:
+        return []
     try:
         call()  # Its allocations tell the sizes of the buffers which later calls replace.
         for _ in range(_PROFILED_CALLS):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import types
+
 import keras
 import numpy as np
 import pytest
@@ -161,18 +163,36 @@ def test_batch_size_of_a_fit_inside_a_fit():
     assert sizes(nfad.keras.reports(inner)) == {300}
 
 
+class Trainer:
+    """Fits with two replicas; bench/distributed.py runs real ones."""
+
+    distribute_strategy = types.SimpleNamespace(num_replicas_in_sync=2)
+
+    def fit(self, x, batch_size=None):
+        rewritten = function()
+        rewritten.get_concrete_function()
+        return rewritten.reports
+
+
+def distributed():
+    """Data sets that a strategy made; by a function, batches are those of one replica."""
+    strategy = tf.distribute.OneDeviceStrategy("CPU:0")
+    return [
+        strategy.experimental_distribute_dataset(dataset(300)),
+        strategy.distribute_datasets_from_function(lambda context: dataset(300)),
+    ]
+
+
 def test_batch_size_of_a_replica():
-    """Half of the batch, of a strategy with two replicas; bench/distributed.py runs a real one."""
-
-    class Replicas:
-        num_replicas_in_sync = 2
-
-    class Trainer:
-        distribute_strategy = Replicas()
-
-        def fit(self, x, batch_size):
-            rewritten = function()
-            rewritten.get_concrete_function()
-            return rewritten.reports
-
+    whole, of_replica = distributed()
     assert sizes(Trainer().fit(X, batch_size=300)) == {150}
+    assert sizes(Trainer().fit(whole)) == {150}
+    assert sizes(Trainer().fit(of_replica)) == {300}
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["whole", "of a replica"])
+def test_batch_size_of_a_distributed_data_set(which):
+    with nfad.rewriting(OPTIONS) as session:
+        fit(x=distributed()[which], steps_per_epoch=2)
+    assert any(r.changed for r in session.reports)
+    assert sizes(session.reports) == {300}

@@ -54,6 +54,6 @@ def test_workers_of_fit_are_not_profiled():
     """They may crash of it: see `Recording`."""
     pytest.importorskip("tf_keras", reason="tf_keras is not installed; pip install tf_keras")
     request = {"strategy": "multi_worker", "mode": "fit", "rewritten": True, "model": "dense"}
-    found = cluster._run({**request, "measured": False})
+    found = cluster.run({**request, "measured": False})
     assert found["changed"]
     assert found["peak_bytes"] is None

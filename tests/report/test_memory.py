@@ -114,7 +114,6 @@ def test_other_processes_are_known_by_their_devices(others, alone, monkeypatch):
 
 def test_where_other_processes_take_part_nothing_is_profiled(monkeypatch):
     monkeypatch.setattr(allocations, "works_alone", lambda: False)
-    monkeypatch.setattr(memory, "works_alone", lambda: False)
     with pytest.raises(tf.errors.FailedPreconditionError, match="works with others"):
         allocations.Recording().start()
     try:

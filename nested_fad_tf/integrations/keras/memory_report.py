@@ -15,13 +15,9 @@ from absl import logging
 from nested_fad_tf import functions
 from nested_fad_tf.functions import Session
 from nested_fad_tf.integrations.keras.optimized import session_of
-from nested_fad_tf.report import step_runs, tensorboard
-from nested_fad_tf.report.allocations import Account, Recording
+from nested_fad_tf.report import step_runs, tensorboard, third_step
+from nested_fad_tf.report.allocations import Account
 from nested_fad_tf.report.summary import Report
-
-# Counted from the first step of a fit: the first traces, the second runs under the profiler to tell
-# the sizes of what later steps replace, the third is measured.
-_WARM_UP, _MEASURED = 1, 2
 
 
 class MemoryReport(keras.callbacks.Callback):
@@ -55,6 +51,9 @@ class MemoryReport(keras.callbacks.Callback):
         step_seconds: Median time of the steps that weren't measured; `None` before there is one.
     """
 
+    # Whether to measure where other processes take part, too: see `Recording`.
+    _across_workers = False
+
     def __init__(
         self, log_dir: str | pathlib.Path | None = None, print_fn: Callable[[str], Any] = print
     ) -> None:
@@ -68,8 +67,7 @@ class MemoryReport(keras.callbacks.Callback):
     def _begin(self) -> None:
         self._step = 0
         self._seconds: list[float] = []
-        self._recording: Recording | None = None
-        self._marked: Any = None
+        self._third = third_step.ThirdStep(across_workers=self._across_workers)
         self._unsaid: list[str] = []
         self._session: Session | None = None
 
@@ -81,7 +79,7 @@ class MemoryReport(keras.callbacks.Callback):
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Starts to count steps."""
         # A fit that failed in its second or third step told no callback that it ended.
-        self._end_recording()
+        self._third.stop()
         self._begin()
         self._session = session_of(self.model) or functions.current_session()
         if self._session is not None and self._log_dir is not None:
@@ -89,20 +87,21 @@ class MemoryReport(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Starts the profiler for the second step, and the account for the third."""
-        if self._step == _WARM_UP:
-            self._recording = self._start_recording()
-        if self._step == _MEASURED and self._recording is not None:
-            self._marked = self._recording.marked()
-            self._marked.__enter__()
+        try:
+            self._third.begin(self._step)
+        except tf.errors.OpError as error:
+            # Keras' TensorBoard callback may be profiling the same steps.
+            logging.warning("MemoryReport measures no peak: %s", error)
         self._started = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Reports after the first step; ends the account of the third."""
         seconds = time.perf_counter() - self._started
-        if self._step > _MEASURED:
+        self._third.end(self._step)
+        if self._step > third_step.MEASURED:
             self._seconds.append(seconds / self._steps_each())
-        if self._step == _MEASURED:
-            self._end_recording()
+        if self._step == third_step.MEASURED and self._third.account is not None:
+            self._tell(self._third.account)
         if self._step == 0:
             self._report_step()
         self._step += 1
@@ -118,7 +117,7 @@ class MemoryReport(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Says what was measured; stops the profiler if training ended early."""
-        self._end_recording()
+        self._third.stop()
         self._say()
 
     def _implements_train_batch_hooks(self) -> bool:
@@ -157,36 +156,17 @@ class MemoryReport(keras.callbacks.Callback):
         peak = {"predicted_peak": self.report.predicted_peak_after}
         tensorboard.write_levels(self._log_dir / self._run, peak)
 
-    def _start_recording(self) -> Recording | None:
-        recording = Recording()
-        try:
-            recording.start()
-        except tf.errors.OpError as error:
-            # Keras' TensorBoard callback may be profiling the same steps.
-            logging.warning("MemoryReport measures no peak: %s", error)
-            return None
-        return recording
-
-    def _end_recording(self) -> None:
-        if self._marked is not None:
-            self._marked.__exit__(None, None, None)
-            self._marked = None
-        if self._recording is None:
-            return
-        accounts: list[Account] = self._recording.stop()
-        self._recording = None
-        if accounts:
-            self.measured_peak = accounts[-1].peak
-            self._unsaid.append(f"measured peak of a step {self.measured_peak / 2**20:.2f} MiB")
-            if self._log_dir is not None:
-                peak = {"measured_peak": self.measured_peak}
-                tensorboard.write_levels(self._log_dir / self._run, peak)
-                timeline = step_runs.measured_timeline(
-                    {self._run: accounts[-1].timeline},
-                    {self._run: self.measured_peak},
-                    {self._run: accounts[-1].backward_from},
-                )
-                tensorboard.write_timeline(self._log_dir, self._run, step_runs.MEASURED, timeline)
+    def _tell(self, account: Account) -> None:
+        self.measured_peak = account.peak
+        self._unsaid.append(f"measured peak of a step {account.peak / 2**20:.2f} MiB")
+        if self._log_dir is not None:
+            tensorboard.write_levels(self._log_dir / self._run, {"measured_peak": account.peak})
+            timeline = step_runs.measured_timeline(
+                {self._run: account.timeline},
+                {self._run: account.peak},
+                {self._run: account.backward_from},
+            )
+            tensorboard.write_timeline(self._log_dir, self._run, step_runs.MEASURED, timeline)
 
     def _say(self) -> None:
         for line in self._unsaid:
