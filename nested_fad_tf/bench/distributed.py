@@ -142,9 +142,11 @@ def _dataset(shape: tuple[int, ...], rows: int) -> tf.data.Dataset:
     return tf.data.Dataset.from_tensor_slices((x, y))
 
 
-def _distributed(strategy: tf.distribute.Strategy, shape: tuple[int, ...], batch: int) -> Any:
-    """A dataset for `fit`, of which every worker reads no more than its own rows."""
+def _data(strategy: tf.distribute.Strategy, shape: tuple[int, ...], batch: int) -> Any:
+    """What `fit` takes: of one process an epoch, of several all, each its own rows only."""
     dataset = _dataset(shape, _STEPS * batch)
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return dataset.batch(batch, drop_remainder=True)
 
     def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
         own = dataset.shard(context.num_input_pipelines, context.input_pipeline_id)
@@ -192,10 +194,11 @@ def _fit(
     report = _MemoryReport(print_fn=lambda _: None)
     shape = model.input_shape[1:]
     served = isinstance(strategy, tf.distribute.ParameterServerStrategy)
-    data = _served_dataset(shape, batch) if served else _distributed(strategy, shape, batch)
+    data = _served_dataset(shape, batch) if served else _data(strategy, shape, batch)
+    steps = _STEPS if served or isinstance(data, tf.distribute.DistributedDataset) else None
     # Where steps run elsewhere, Keras takes no callback that asks for every batch.
     callbacks = [report] if measured else []
-    fit = model.fit(data, epochs=_EPOCHS, steps_per_epoch=_STEPS, verbose=0, callbacks=callbacks)
+    fit = model.fit(data, epochs=_EPOCHS, steps_per_epoch=steps, verbose=0, callbacks=callbacks)
     reports = [] if options is None else nfad.keras.reports(model)
     return _Trained(fit.history["loss"], reports, report.measured_peak)
 
@@ -210,7 +213,9 @@ def _loop(
     step = _function(_step_on_all(strategy, model), options)
     third = ThirdStep(across_workers=True)
     losses: list[float] = []
-    data = _distributed(strategy, model.input_shape[1:], batch)
+    data = _data(strategy, model.input_shape[1:], batch)
+    if isinstance(data, tf.data.Dataset):
+        data = strategy.experimental_distribute_dataset(data)
     for number, (x, y) in zip(range(_STEPS), data, strict=False):
         if measured:
             third.begin(number)
